@@ -1,0 +1,7 @@
+"""Instrumented Flax transformers: `model.apply({"params": params}, tokens)`, params a plain nested dict."""
+
+from jaxsink.models.config import TransformerConfig
+from jaxsink.models.taps import CAPTURES, EDITS, Edit
+from jaxsink.models.toy import Transformer, init
+
+__all__ = ["CAPTURES", "EDITS", "Edit", "Transformer", "TransformerConfig", "init"]

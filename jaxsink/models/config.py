@@ -1,0 +1,60 @@
+"""The configuration of the paper's transformer: a frozen, hashable description from which everything follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxsink.attention import AttentionDims, RowMap, Softmax
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape and switches of the Bigram-Backcopy transformer (2410.13835, appendix; defaults are the paper's).
+
+    Attributes:
+      n_layers: number of blocks; `n_heads`: query heads N per block; `d_model`: residual width D.
+      d_mlp: hidden width of the MLP; None means 4 D.
+      attention: the attention variant, an instance (never a name).
+      layers_without_attention, layers_without_mlp: 0-based blocks in which that part is left out altogether.
+      mlp: "relu", or "linear" for an MLP without its non-linearity.
+      normalise: LayerNorm (scale and bias) before attention, MLP and read-out; False leaves all three out.
+      one_hot: token and position embeddings are fixed one-hots in disjoint coordinates (then D = V + T).
+      dtype: "float32", or "float64" (needs jax_enable_x64).
+    """
+
+    n_layers: int = 1
+    n_heads: int = 1
+    d_model: int = 256
+    d_mlp: int | None = None
+    attention: RowMap = Softmax()
+    layers_without_attention: tuple[int, ...] = ()
+    layers_without_mlp: tuple[int, ...] = ()
+    mlp: Literal["relu", "linear"] = "relu"
+    normalise: bool = True
+    one_hot: bool = False
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but {getattr(self, name)} was given; raise it.")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} must divide d_model={self.d_model}; choose another number of heads."
+            )
+        if self.mlp not in ("relu", "linear"):
+            raise ValueError(f"mlp must be 'relu' or 'linear', but {self.mlp!r} was given.")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64', but {self.dtype!r} was given.")
+        for name in ("layers_without_attention", "layers_without_mlp"):
+            if bad := [layer for layer in getattr(self, name) if not 0 <= layer < self.n_layers]:
+                raise ValueError(f"{name} must list blocks 0 to {self.n_layers - 1}, but {bad[0]} was given; drop it.")
+
+    @property
+    def mlp_width(self) -> int:
+        return 4 * self.d_model if self.d_mlp is None else self.d_mlp
+
+    @property
+    def dims(self) -> AttentionDims:
+        return AttentionDims(query_heads=self.n_heads, key_heads=self.n_heads, head_size=self.d_model // self.n_heads)

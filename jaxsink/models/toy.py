@@ -1,0 +1,121 @@
+"""The transformer of 2410.13835: pre-LayerNorm, learned positions, linear maps without bias, untied read-out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxsink.attention import Causal, attend
+from jaxsink.models.config import TransformerConfig
+from jaxsink.models.taps import Tapped
+
+LAYER_NORM_EPS = 1e-5
+# U(+-1/sqrt(fan_in)), the default of the framework the paper used: variance 1 / (3 fan_in).
+linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+table_init = nn.initializers.normal(1.0)
+
+
+def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    """LayerNorm with scale and bias. The paper's linear maps have no bias; its LayerNorm keeps the framework's."""
+    return nn.LayerNorm(LAYER_NORM_EPS, dtype=dtype, param_dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Block(Tapped):
+    """Attention and MLP, each reading the normalised residual stream and adding to it."""
+
+    config: TransformerConfig
+    layer: int
+
+    def normalised(self, name: str, x: jax.Array) -> jax.Array:
+        return layer_norm(name, x.dtype)(x) if self.config.normalise else x
+
+    def attention(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        d, heads = c.d_model, (c.n_heads, c.d_model // c.n_heads)
+
+        def projected(site: str, weight: str) -> jax.Array:
+            w = self.param(weight, linear_init, (d, d), x.dtype)
+            return self.tap(site, (x @ w).reshape(*x.shape[:-1], *heads))
+
+        q, k, v = projected("q", "W_Q"), projected("k", "W_K"), projected("v", "W_V")
+        params = c.attention.init(jax.random.key(0), c.dims) or None
+        if params is not None:
+            params = self.param("attention", c.attention.init, c.dims)
+        tap = self.tap if self.attention_tap_needed() else None
+        z = self.tap("z", attend(q, k, v, c.attention, params=params, mask=Causal(), tap=tap))
+        return z.reshape(x.shape) @ self.param("W_O", linear_init, (d, d), x.dtype)
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        hidden = x @ self.param("W_in", linear_init, (c.d_model, c.mlp_width), x.dtype)
+        hidden = self.tap("mlp_pre", hidden)
+        hidden = self.tap("mlp_post", nn.relu(hidden) if c.mlp == "relu" else hidden)
+        return hidden @ self.param("W_out", linear_init, (c.mlp_width, c.d_model), x.dtype)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        x = self.tap("resid_pre", x)
+        if self.layer not in c.layers_without_attention:
+            x = x + self.tap("attn_out", self.attention(self.normalised("ln1", x)))
+        x = self.tap("resid_mid", x)
+        if self.layer not in c.layers_without_mlp:
+            x = x + self.tap("mlp_out", self.mlp(self.normalised("ln2", x)))
+        return self.tap("resid_post", x)
+
+
+class Transformer(Tapped):
+    """Tokens int [B, T] to logits [B, T, V] under a causal mask (2410.13835, section 2).
+
+    Attributes:
+      vocab_size: number of token ids V, `<s>` included. max_length: largest T.
+      config: everything else.
+    """
+
+    vocab_size: int
+    max_length: int
+    config: TransformerConfig = TransformerConfig()
+
+    def embedding(self, tokens: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        positions = jnp.arange(tokens.shape[1])
+        if c.one_hot:
+            if c.d_model != self.vocab_size + self.max_length:
+                raise ValueError(
+                    f"one_hot embeddings need d_model = vocab_size + max_length = "
+                    f"{self.vocab_size + self.max_length}, but it is {c.d_model}; set it to that."
+                )
+            token = jax.nn.one_hot(tokens, c.d_model, dtype=dtype)
+            position = jax.nn.one_hot(self.vocab_size + positions, c.d_model, dtype=dtype)
+        else:
+            token = self.param("W_E", table_init, (self.vocab_size, c.d_model), dtype)[tokens]
+            position = self.param("W_pos", table_init, (self.max_length, c.d_model), dtype)[positions]
+        return self.tap("embed", token) + self.tap("pos_embed", jnp.broadcast_to(position, token.shape))
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        c = self.config
+        if tokens.ndim != 2 or tokens.shape[1] > self.max_length:
+            raise ValueError(
+                f"tokens must be [B, T] with T at most max_length={self.max_length}, but have shape "
+                f"{tokens.shape}; shorten them or build a longer model."
+            )
+        x = self.embedding(tokens)
+        for layer in range(c.n_layers):
+            x = Block(config=c, layer=layer, name=f"blocks_{layer}")(x)
+        x = self.tap("final_norm", layer_norm("ln_final", x.dtype)(x) if c.normalise else x)
+        return self.tap("logits", x @ self.param("W_U", linear_init, (c.d_model, self.vocab_size), x.dtype))
+
+
+def init(model: Transformer, key: jax.Array) -> dict[str, Any]:
+    """Initial parameters of a model, a plain nested dict of arrays.
+
+    Args:
+      model: the model. key: PRNG key; the same key gives the same parameters.
+    """
+    tokens = jnp.zeros((1, model.max_length), jnp.int32)
+    # Only the params: a capture collection opened here would leak into them.
+    return dict(model.init(key, tokens, mutable=["params"])["params"])

@@ -1,0 +1,82 @@
+"""The table of a model's sites, taken from `jax.eval_shape`: nothing is computed and nothing can drift."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsink.models import CAPTURES, Transformer, init
+
+# What each site holds. Names follow TransformerLens where they mean the same thing.
+MEANINGS: Mapping[str, str] = {
+    "embed": "token embedding, before the position is added",
+    "pos_embed": "position embedding, before it is added",
+    "resid_pre": "residual stream before the block",
+    "q": "queries, before the scale",
+    "k": "keys",
+    "v": "values, before W_O",
+    "attn_scores": "logits after scale, soft-cap and bias, before the mask",
+    "pattern": "attention weights, after mask and normalisation",
+    "z": "weighted values per head, before W_O",
+    "attn_out": "what attention adds to the residual stream, after W_O",
+    "resid_mid": "residual stream after attention, before the MLP",
+    "mlp_pre": "hidden layer of the MLP, before the non-linearity",
+    "mlp_post": "hidden layer of the MLP, after the non-linearity",
+    "mlp_out": "what the MLP adds to the residual stream",
+    "resid_post": "residual stream after the block",
+    "final_norm": "what the read-out reads, after the last LayerNorm",
+    "logits": "logits over the vocabulary",
+}
+
+
+class Site(NamedTuple):
+    """One named activation: its name, shape, dtype and what it is the value of."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    meaning: str
+
+
+def site_path(name: str) -> tuple[str, ...]:
+    """The path of a site in Flax's collections: "blocks.0.q" is ("blocks_0", "q")."""
+    head, *rest = name.split(".")
+    return (f"blocks_{rest[0]}", *rest[1:]) if head == "blocks" and rest else (name,)
+
+
+def _site_name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part.key) for part in path).replace("blocks_", "blocks.")
+
+
+def sites(model: Transformer, batch: int = 1, length: int | None = None) -> dict[str, Site]:
+    """Every site of a model with its shape, for tokens of shape [batch, length], in order of name.
+
+    Args:
+      model: the model; nothing is computed.
+      batch: B of the shapes listed. length: T of the shapes listed; None means the model's `max_length`.
+
+    Returns:
+      A dict from site name ("blocks.0.attn_out") to `Site`.
+    """
+    tokens = jax.ShapeDtypeStruct((batch, length or model.max_length), jnp.int32)
+    params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    _, state = jax.eval_shape(lambda p, t: model.apply({"params": p}, t, mutable=[CAPTURES]), params, tokens)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state[CAPTURES])
+    table = {_site_name(path): leaf for path, leaf in leaves}
+    return {
+        name: Site(name, leaf.shape, str(leaf.dtype), MEANINGS[name.rsplit(".", 1)[-1]])
+        for name, leaf in sorted(table.items())
+    }
+
+
+def require_sites(known: Iterable[str], asked: Iterable[str]) -> None:
+    """Raise for the first name that is no site, naming the nearest one: Flax would ignore it in silence."""
+    known = list(known)
+    for name in asked:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ValueError(f"site {name!r} does not exist in this model; the nearest is {nearest[0]!r}.")

@@ -1,0 +1,39 @@
+"""Training: configurations, one compiled program per chunk of steps, checkpoints."""
+
+from jaxsink.training.checkpoint import restore, save
+from jaxsink.training.config import (
+    DirichletChain,
+    ShakespeareChain,
+    TaskConfig,
+    TextChain,
+    TrainConfig,
+    digest,
+)
+from jaxsink.training.loop import Keys, Point, Program, TrainState, make_program, seed_keys, train
+from jaxsink.training.optimisers import SGD, Adam, AdamW, Muon, Optimiser, SignSGD
+from jaxsink.training.schedule import log_points
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "DirichletChain",
+    "Keys",
+    "Muon",
+    "Optimiser",
+    "Point",
+    "Program",
+    "ShakespeareChain",
+    "SignSGD",
+    "TaskConfig",
+    "TextChain",
+    "TrainConfig",
+    "TrainState",
+    "digest",
+    "log_points",
+    "make_program",
+    "restore",
+    "save",
+    "seed_keys",
+    "train",
+]

@@ -1,0 +1,124 @@
+"""Training as one compiled program per chunk of steps: data, gradients and updates in a `lax.scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+Measured = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes. `step` is int32 []; with an ensemble every leaf has a leading seed axis."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array
+
+
+class Program(NamedTuple):
+    """The three compiled functions of a run; all are pure.
+
+    Attributes:
+      init: key -> TrainState.
+      chunk: (TrainState, data key) -> (TrainState, mean loss of the chunk []). Donates the state it is given.
+      measure: (params, key) -> named arrays. It only observes.
+      chunk_steps: steps in one chunk.
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    chunk: Callable[[TrainState, jax.Array], tuple[TrainState, jax.Array]]
+    measure: Callable[[Params, jax.Array], Measured]
+    chunk_steps: int
+
+
+class Keys(NamedTuple):
+    """The three independent streams of randomness of one seed."""
+
+    init: jax.Array
+    data: jax.Array
+    probe: jax.Array
+
+
+def seed_keys(seed: int) -> Keys:
+    """The PRNG keys of a run, a pure function of its seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def make_program(
+    init_params: Callable[[jax.Array], Params],
+    loss: Callable[[Params, jax.Array], jax.Array],
+    sample_many: Callable[[jax.Array], jax.Array],
+    optimiser: optax.GradientTransformation,
+    measure: Callable[[Params, jax.Array], Measured],
+    chunk_steps: int,
+    *,
+    ensemble: bool = False,
+) -> Program:
+    """Compile a training run from its pure parts.
+
+    The batch of step s depends on (data key, s) alone, so neither the chunk length nor a resume moves it.
+
+    Args:
+      init_params: key -> params. loss: (params, batch) -> scalar.
+      sample_many: keys [chunk_steps] -> batches with a leading axis of chunk_steps, made in one go.
+      optimiser: an optax transformation. measure: (params, key) -> named arrays, called at log points.
+      chunk_steps: steps in one compiled program.
+      ensemble: put a leading seed axis on every argument and result (`jax.vmap`).
+    """
+
+    def init(key: jax.Array) -> TrainState:
+        params = init_params(key)
+        return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32))
+
+    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(state.params, batch)
+        # optax mixes Python floats with int32 counters, which strict promotion (our tests' climate) forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), value
+
+    def chunk(state: TrainState, data_key: jax.Array) -> tuple[TrainState, jax.Array]:
+        numbers = state.step + jnp.arange(chunk_steps, dtype=jnp.int32)
+        batches = sample_many(jax.vmap(jax.random.fold_in, (None, 0))(data_key, numbers))
+        state, losses = jax.lax.scan(step, state, batches)
+        return state, losses.mean()
+
+    if ensemble:
+        init, chunk, measure = jax.vmap(init), jax.vmap(chunk), jax.vmap(measure)
+    return Program(jax.jit(init), jax.jit(chunk, donate_argnums=0), jax.jit(measure), chunk_steps)
+
+
+class Point(NamedTuple):
+    """What stands at one log point: the state after `step` steps, its measurements, the chunk's mean loss."""
+
+    step: int
+    state: TrainState
+    measured: Measured
+    loss: jax.Array
+
+
+def train(program: Program, state: TrainState, keys: Keys, points: Sequence[int]) -> Iterator[Point]:
+    """Run to every log point in turn, from wherever `state` stands, and yield what is measured there.
+
+    The state given is donated; a yielded state is only valid until the next one is asked for.
+
+    Args:
+      program: from `make_program`. state: fresh or restored. keys: of the seed, or stacked over seeds.
+      points: increasing multiples of the chunk length; those at or before the state's step are passed over,
+        save the start itself.
+    """
+    step = int(jnp.ravel(state.step)[0])
+    loss = jnp.full(state.step.shape, jnp.nan)
+    for point in points:
+        if point < step or (point == step and step > 0):
+            continue
+        while step < point:
+            state, loss = program.chunk(state, keys.data)
+            step += program.chunk_steps
+        yield Point(step, state, program.measure(state.params, keys.probe), loss)
