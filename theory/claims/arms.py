@@ -1,0 +1,57 @@
+"""The training runs that claims share, by tier. Sizes are chosen once, here; nothing is tuned per claim.
+
+The paper tier is the setting of 2410.13835. The quick tier shrinks width, context, batch and number of steps
+and raises the rate of Adam tenfold, so that all of it fits a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jaxsink.attention import ReLU
+from jaxsink.models import TransformerConfig
+from jaxsink.training import SGD, AdamW, TrainConfig
+from theory.claim import Tier
+
+# One layer. In `triggers_only` nothing outside the copy positions is trained, so nothing asks for a sink.
+_QUICK = TrainConfig(
+    model=TransformerConfig(d_model=64),
+    optimiser=AdamW(rate=3e-3),
+    length=32,
+    batch=32,
+    steps=1200,
+    probe_batch=256,
+)
+_PAPER = TrainConfig(steps=10_000)
+_RELU = {"attention": ReLU()}
+
+SOFTMAX: Mapping[Tier, TrainConfig] = {"quick": replace(_QUICK, steps=3000), "paper": _PAPER}
+RELU: Mapping[Tier, TrainConfig] = {
+    "quick": replace(_QUICK, model=replace(_QUICK.model, **_RELU)),
+    "paper": replace(_PAPER, model=replace(_PAPER.model, **_RELU)),
+}
+TRIGGERS_ONLY: Mapping[Tier, TrainConfig] = {
+    "quick": replace(_QUICK, loss_on="triggers"),
+    "paper": replace(_PAPER, loss_on="triggers"),
+}
+
+# Three layers. The rate of SGD is the paper's in both tiers.
+_PAPER_SGD = SGD(rate=0.03, momentum=0.9, weight_decay=1e-4)
+_QUICK_DEEP = replace(_QUICK, model=replace(_QUICK.model, n_layers=3), batch=16, steps=3000)
+_PAPER_DEEP = replace(_PAPER, model=replace(_PAPER.model, n_layers=3))
+
+DEEP_ADAM: Mapping[Tier, TrainConfig] = {"quick": _QUICK_DEEP, "paper": _PAPER_DEEP}
+DEEP_SGD: Mapping[Tier, TrainConfig] = {
+    "quick": replace(_QUICK_DEEP, optimiser=_PAPER_SGD),
+    "paper": replace(_PAPER_DEEP, optimiser=_PAPER_SGD),
+}
+DEEP_RELU: Mapping[Tier, TrainConfig] = {
+    "quick": replace(_QUICK_DEEP, model=replace(_QUICK_DEEP.model, **_RELU), steps=1500),
+    "paper": replace(_PAPER_DEEP, model=replace(_PAPER_DEEP.model, **_RELU)),
+}
+
+
+def by_tier(**arms: Mapping[Tier, TrainConfig]) -> dict[Tier, dict[str, TrainConfig]]:
+    """{arm: {tier: run}} turned into the {tier: {arm: run}} of `Claim.evidence`."""
+    return {tier: {name: arm[tier] for name, arm in arms.items()} for tier in ("quick", "paper")}
