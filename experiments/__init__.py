@@ -1,0 +1,1 @@
+"""What is measured: evidence producers, figures, the report, and the command line."""

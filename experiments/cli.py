@@ -1,0 +1,190 @@
+"""The command line: `jaxsink verify | claims | evidence | diff | doctor | bench`."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from theory.claims import all_claims, select
+
+app = typer.Typer(
+    name="jaxsink",
+    help="Run and judge claims about attention sinks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evidence_app = typer.Typer(help="List and prune stored evidence.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed, against a peer in the same run.", no_args_is_help=True)
+app.add_typer(evidence_app, name="evidence")
+app.add_typer(bench_app, name="bench")
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of stored evidence.")]
+ModulesOption = Annotated[list[str] | None, typer.Option("--claims", help="Module with a tuple CLAIMS of your own.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids or prefixes: BB1, RP. All if none.")]
+MISTAKE = 2
+# What the file system may refuse: no space, quota, no permission, read-only, file-size limit.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+
+
+def console() -> Console:
+    # Without a terminal Rich would break lines at 80 columns, in logs too.
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+@contextmanager
+def mistakes() -> Iterator[None]:
+    """Turn a mistake in the request, or a refusing file system, into one sentence and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"jaxsink: {error}", err=True)
+        raise typer.Exit(MISTAKE) from error
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        typer.echo(
+            f"jaxsink: writing failed: {error.strerror}{where}; make room or name another folder with --out or --runs, "
+            "then run the same command again: finished runs are kept.",
+            err=True,
+        )
+        raise typer.Exit(MISTAKE) from error
+
+
+@app.command()
+def verify(
+    ids: IdsArgument = None,
+    profile: Annotated[
+        Literal["quick", "paper"], typer.Option(help="quick: a laptop; paper: the source's setting.")
+    ] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder for the report [default: out/verify-PROFILE].")] = None,
+    runs: RunsOption = Path("runs"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, 0 to N-1; an interval needs two.")] = 3,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text whose character bigrams replace Shakespeare's.")] = None,
+    triggers: Annotated[
+        int, typer.Option(min=1, help="With --text: how many of its most frequent characters trigger.")
+    ] = 3,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 if a verdict differs from the expected one.")
+    ] = False,
+    from_results: Annotated[bool, typer.Option("--from-results", help="Judge stored evidence, run nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make all evidence anew.")] = False,
+    claims: ModulesOption = None,
+) -> None:
+    """Judge claims and write claims.json, figures and report.html. A killed run continues where it was."""
+    from experiments.commands import verify as command
+
+    with mistakes():
+        chosen = select(all_claims(claims or ()), ids or [])
+        if text is not None:
+            chosen = command.on_text(chosen, text, triggers)
+        if from_results and force:
+            raise ValueError("--from-results runs nothing and --force runs everything; give one of them.")
+        request = command.Request(
+            chosen,
+            profile,
+            range(seeds),
+            out or Path("out") / f"verify-{profile}",
+            runs,
+            strict,
+            from_results,
+            force,
+            command.command_line(sys.argv[1:]),
+        )
+        code = command.run(request, console())
+    raise typer.Exit(code)
+
+
+@app.command("claims")
+def list_claims(ids: IdsArgument = None, claims: ModulesOption = None) -> None:
+    """List claims with their predictions, tolerances and controls."""
+    with mistakes():
+        chosen = select(all_claims(claims or ()), ids or [])
+    table = Table(show_lines=True)
+    for name in ("claim", "statement", "predicted (quick)", "predicted (paper)", "control", "expected"):
+        table.add_column(name)
+    for claim in chosen:
+        tiers = ["\n".join(f"{m.name}: {m.predicted}" for m in claim.measures.get(t, ())) for t in ("quick", "paper")]
+        cells = [claim.id, f"{claim.statement}\n({claim.source})", *tiers, claim.control.setting, claim.expected]
+        table.add_row(*map(escape, cells))
+    console().print(table)
+
+
+@evidence_app.command("list")
+def list_evidence(runs: RunsOption = Path("runs")) -> None:
+    """List stored runs."""
+    from experiments.commands import evidence
+
+    with mistakes():
+        evidence.show(runs, console())
+
+
+@evidence_app.command("prune")
+def prune_evidence(
+    runs: RunsOption = Path("runs"),
+    everything: Annotated[bool, typer.Option("--all", help="Remove finished runs of this environment, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it only list what would go.")] = False,
+) -> None:
+    """Remove unfinished runs and runs of other versions or environments."""
+    from experiments.commands import evidence
+
+    with mistakes():
+        evidence.prune(runs, everything, yes, console())
+
+
+@app.command()
+def diff(first: Path, second: Path) -> None:
+    """Compare two claims.json; exit 1 if a verdict or a measure differs."""
+    from experiments.results import compare, read_claims
+
+    with mistakes():
+        rows = compare(read_claims(first), read_claims(second))
+    if not rows:
+        console().print("no verdict and no measure differs")
+        raise typer.Exit(0)
+    table = Table()
+    for name in ("claim", "what", str(first), str(second)):
+        table.add_column(escape(name))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console().print(table)
+    raise typer.Exit(1)
+
+
+@app.command()
+def doctor(runs: RunsOption = Path("runs")) -> None:
+    """Check the installation; exit 1 if something is wrong."""
+    from experiments.commands.doctor import checks
+
+    wrong = 0
+    for name, fine, words in checks(runs):
+        wrong += not fine
+        console().print(f"{'ok   ' if fine else 'WRONG'} {name}: {words}", markup=False)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@bench_app.command("bb")
+def bench_bb(
+    steps: Annotated[int, typer.Option(min=20, help="Steps timed per row.")] = 300,
+    profile: Annotated[Literal["quick", "paper"], typer.Option(help="Which sizes.")] = "quick",
+) -> None:
+    """Time a training step of every Bigram-Backcopy arm, its data and its probes, against a bare loop."""
+    from experiments.commands.bench import bench
+
+    with mistakes():
+        bench(profile, steps, console())
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

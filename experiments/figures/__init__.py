@@ -1,0 +1,36 @@
+"""Figures of the evidence and of the verdicts: pure functions that return a matplotlib figure."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.figures.attention_maps import attention_maps as attention_maps
+from experiments.figures.dynamics import dynamics as dynamics
+from experiments.figures.evidence import Arms as Arms
+from experiments.figures.evidence import Run as Run
+from experiments.figures.measures import measures as measures
+from experiments.figures.residual_norms import residual_by_token as residual_by_token
+from experiments.figures.residual_norms import residual_norms as residual_norms
+from experiments.figures.style import arm_colours as arm_colours
+from experiments.figures.style import save as save
+from experiments.figures.style import style as style
+from experiments.figures.value_norms import value_norms as value_norms
+
+
+def _of_runs(draw: Callable[[Arms], Figure]) -> Callable[[Arms, dict[str, Any]], Figure]:
+    return lambda runs, claim: draw(runs)
+
+
+FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyType(
+    {
+        "dynamics": _of_runs(dynamics),
+        "attention_maps": _of_runs(attention_maps),
+        "value_norms": _of_runs(value_norms),
+        "residual_norms": _of_runs(residual_norms),
+        "residual_by_token": _of_runs(residual_by_token),
+        "measures": lambda runs, claim: measures(claim),
+    }
+)
+"""Name in a claim's `figure` field to the function of (runs by arm, entry of claims.json) that draws it."""

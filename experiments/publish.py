@@ -1,0 +1,102 @@
+"""From results to files: claims.json, figures as PNG and SVG, report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments import figures
+from experiments.environment import environment
+from experiments.evidence import StoredRun, write_json
+from experiments.report import render
+from experiments.results import SCHEMA, Result, to_json
+from jaxsink import __version__
+from theory.claim import Tier
+
+# Overview pictures: figure -> the arms that it shows, in order, as claims name them.
+OVERVIEW: Mapping[str, tuple[str, ...]] = {
+    "dynamics": ("softmax",),
+    "attention_maps": ("softmax",),
+    "value_norms": ("softmax",),
+    "residual_norms": ("deep_adam", "deep_sgd", "deep_relu"),
+    "residual_by_token": ("deep_adam", "deep_sgd", "deep_relu"),
+}
+
+
+def claim_output(folder: Path) -> None:
+    """Make sure that results may go to `folder`, before any work is done.
+
+    Raises:
+      ValueError: it is a file, cannot be written, or holds files of somebody else's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file, but a folder is needed; name another one.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "claims.json").exists():
+        raise ValueError(
+            f"--out {folder} holds files that jaxsink did not write; name an empty or new folder so that none is lost."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); name another folder.") from error
+
+
+def sizes(results: Sequence[Result]) -> list[str]:
+    """The runs behind the verdicts in words, each once."""
+    return list(dict.fromkeys(r.manifest["label"] for res in results for rs in res.runs.values() for r in rs[:1]))
+
+
+def document(results: Sequence[Result], tier: Tier, command: str, seconds: float) -> dict[str, Any]:
+    """The content of claims.json."""
+    versions = {"jaxsink": __version__, **{k: v for k, v in environment().items() if k not in ("device", "platform")}}
+    return {
+        "schema": SCHEMA,
+        "profile": tier,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "versions": versions,
+        "device": f"{environment()['device']} ({environment()['platform']})",
+        "seconds": round(seconds, 1),
+        "sizes": sizes(results),
+        "claims": [to_json(result) for result in results],
+    }
+
+
+def _shared_arms(results: Sequence[Result]) -> dict[str, Sequence[StoredRun]]:
+    return {arm: runs for result in results for arm, runs in result.runs.items()}
+
+
+def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seconds: float) -> Path:
+    """Write everything that one verification yields into `out`.
+
+    Returns:
+      The path of report.html.
+    """
+    data = document(results, tier, command, seconds)
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    pictures: dict[str, Path] = {}
+    arms = _shared_arms(results)
+    for name, wanted in OVERVIEW.items():
+        if shown := {arm: arms[arm] for arm in wanted if arm in arms}:
+            pictures[name] = _draw(name, shown, {}, folder / name)
+    for result, entry in zip(results, data["claims"], strict=True):
+        if not result.verdict.measures:
+            continue
+        pictures[result.claim.id] = _draw("measures", result.runs, entry, folder / result.claim.id)
+        entry["figure"] = f"figures/{result.claim.id}.png"
+        if result.claim.figure != "measures":
+            path = folder / f"{result.claim.id}-{result.claim.figure}"
+            pictures[f"{result.claim.id}/{result.claim.figure}"] = _draw(result.claim.figure, result.runs, entry, path)
+    write_json(out / "claims.json", data)
+    return render(data, pictures, out / "report.html")
+
+
+def _draw(name: str, runs: Mapping[str, Sequence[StoredRun]], entry: Mapping[str, Any], path: Path) -> Path:
+    figures.save(figures.FIGURES[name](runs, dict(entry)), path)
+    return path.with_name(path.name + ".png")

@@ -1,0 +1,165 @@
+"""Make the evidence that claims need, judge each claim as soon as its evidence is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+
+from experiments.evidence import EvidenceStore, StoredRun, evidence_key
+from experiments.results import Result
+from experiments.studies import producer_of
+from jaxsink.training import digest
+from theory.claim import Claim, Spec, Tier
+from theory.judge import Verdict, judge
+
+
+class Reporter:
+    """What a run tells while it works. This one is silent."""
+
+    def begin(self, cost: float) -> None:
+        """Work is about to start; `cost` is all of it, in the unit of `advance`."""
+
+    def working(self, label: str, seeds: Sequence[int]) -> None:
+        """A run starts."""
+
+    def advance(self, cost: float) -> None:
+        """Part of the work is done."""
+
+    def verdict(self, result: Result) -> None:
+        """A claim has been judged."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One specification and the seeds of it that are still to be made."""
+
+    spec: Spec
+    seeds: tuple[int, ...]
+
+    @property
+    def cost(self) -> float:
+        return float(producer_of(self.spec).cost(self.spec)) * len(self.seeds)
+
+
+def _name(spec: Spec) -> str:
+    return digest(spec.describe())
+
+
+def _key(spec: Spec, seed: int) -> str:
+    producer = producer_of(spec)
+    return evidence_key(producer.NAME, producer.VERSION, spec.describe(), seed)
+
+
+def plan(claims: Sequence[Claim], tier: Tier, seeds: Sequence[int], store: EvidenceStore, force: bool) -> list[Job]:
+    """The runs that are missing, every specification once, in the order in which claims want them."""
+    specs = {_name(s): s for c in claims if tier in c.evidence for s in c.evidence[tier].values()}
+    jobs = [
+        Job(spec, tuple(s for s in seeds if force or not store.folder(_key(spec, s)).exists()))
+        for spec in specs.values()
+    ]
+    return [job for job in jobs if job.seeds]
+
+
+def _groups(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    # Seeds trained together cost no more than one on an accelerator; on a CPU together gains nothing.
+    return [(seed,) for seed in seeds] if jax.default_backend() == "cpu" else [tuple(seeds)]
+
+
+def _make(job: Job, store: EvidenceStore, reporter: Reporter) -> None:
+    producer = producer_of(job.spec)
+    each = job.cost / len(job.seeds)
+    trainers: dict[int, object] = {}
+    for group in _groups(job.seeds):
+        reporter.working(producer.label(job.spec), group)
+        trainer = trainers.setdefault(len(group), producer.Trainer(job.spec, len(group)))
+        keys = [_key(job.spec, seed) for seed in group]
+        products = trainer.run(  # type: ignore[attr-defined]
+            group, store.partial(keys[0]), lambda share, n=len(group): reporter.advance(share * each * n)
+        )
+        for seed, key, product in zip(group, keys, products, strict=True):
+            about = {"producer": producer.NAME, "producer_version": producer.VERSION, "seed": seed}
+            spec = {"spec": job.spec.describe()}
+            store.commit(key, product.arrays, product.params, {**about, **spec, **product.manifest})
+
+
+def collect(
+    claim: Claim, tier: Tier, seeds: Sequence[int], store: EvidenceStore, anywhere: bool
+) -> Mapping[str, list[StoredRun]] | None:
+    """The stored runs of a claim by arm, all of one environment; None while any is missing.
+
+    Args:
+      anywhere: whether another environment's complete evidence will do where this one's is not there.
+    """
+    found = {
+        (arm, seed): store.find_all(_key(spec, seed)) for arm, spec in claim.evidence[tier].items() for seed in seeds
+    }
+    here = store.folder("").name
+    environments = dict.fromkeys(name for runs in found.values() for name in runs) if anywhere else {here: None}
+    for name in environments:
+        if all(name in runs for runs in found.values()):
+            return {arm: [found[arm, seed][name] for seed in seeds] for arm in claim.evidence[tier]}
+    return None
+
+
+def _judged(claim: Claim, tier: Tier, seeds: Sequence[int], runs: Mapping[str, list[StoredRun]]) -> Result:
+    per_seed = [{arm: runs[arm][i] for arm in runs} for i in range(len(seeds))]
+    try:
+        return Result(claim, tier, judge(claim, tier, per_seed), runs)
+    except Exception as error:
+        # A fault in one claim, a user's own perhaps, must not take the verdicts of all others with it.
+        note = f"judging it raised {type(error).__name__}: {error}"
+        return Result(claim, tier, Verdict("not run", note=note), runs, failed=True)
+
+
+def verify(
+    claims: Sequence[Claim],
+    tier: Tier,
+    seeds: Sequence[int],
+    store: EvidenceStore,
+    reporter: Reporter,
+    *,
+    from_results: bool = False,
+    force: bool = False,
+) -> list[Result]:
+    """Judge claims, making what evidence is missing.
+
+    Args:
+      claims: in the order of the report. tier, seeds: which runs.
+      store: where evidence stands and goes. reporter: told of progress and of each verdict as it comes.
+      from_results: judge what is stored and make nothing. force: make everything anew.
+
+    Returns:
+      One result a claim, in order. After Ctrl-C, claims without complete evidence are "not run" and `failed`.
+    """
+    results: dict[str, Result] = {}
+
+    def settle(judge_of: Callable[[Claim], Result | None]) -> None:
+        for claim in claims:
+            if claim.id not in results and (result := judge_of(claim)) is not None:
+                results[claim.id] = result
+                reporter.verdict(result)
+
+    def when_complete(claim: Claim) -> Result | None:
+        if tier not in claim.evidence:
+            return Result(claim, tier, Verdict("not run", note=f"this claim has no {tier} tier"), {})
+        if any(_name(spec) in pending for spec in claim.evidence[tier].values()):
+            return None
+        runs = collect(claim, tier, seeds, store, anywhere=from_results)
+        return None if runs is None else _judged(claim, tier, seeds, runs)
+
+    jobs = [] if from_results else plan(claims, tier, seeds, store, force)
+    pending = {_name(job.spec) for job in jobs}
+    why = "its evidence is not stored" if from_results else "its evidence was not finished"
+    settle(when_complete)
+    reporter.begin(sum(job.cost for job in jobs))
+    try:
+        for job in jobs:
+            _make(job, store, reporter)
+            pending.discard(_name(job.spec))
+            settle(when_complete)
+    except KeyboardInterrupt:
+        why = "interrupted before its evidence was finished; the same command continues"
+    settle(lambda claim: Result(claim, tier, Verdict("not run", note=why), {}, failed=True))
+    return [results[claim.id] for claim in claims]

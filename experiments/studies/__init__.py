@@ -1,0 +1,23 @@
+"""Studies: the producers of evidence, one file and one row each."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from experiments.studies import bigram_backcopy
+from jaxsink.training import TrainConfig
+from theory.claim import Spec
+
+PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy}
+
+
+def producer_of(spec: Spec) -> ModuleType:
+    """The module that makes evidence of this kind: NAME, VERSION, cost(spec), label(spec) and `Trainer`.
+
+    Raises:
+      ValueError: no study makes such evidence.
+    """
+    if type(spec) not in PRODUCERS:
+        known = ", ".join(kind.__name__ for kind in PRODUCERS)
+        raise ValueError(f"evidence of type {type(spec).__name__} has no study that makes it; known types: {known}.")
+    return PRODUCERS[type(spec)]

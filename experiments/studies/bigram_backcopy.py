@@ -1,0 +1,142 @@
+"""Producer of evidence: a transformer trained on Bigram-Backcopy, measured at its log points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, train
+from jaxsink.training.loop import TrainState
+from jaxsink.training.observe import ablations, examples
+from jaxsink.training.runs import build
+
+NAME = "bigram_backcopy"
+VERSION = 1
+# Seconds between checkpoints: what a killed run loses at most.
+CHECKPOINT_SECONDS = 20.0
+
+Curves = dict[str, np.ndarray]
+Advance = Callable[[float], None]
+
+
+class Product(NamedTuple):
+    """What one seed's run leaves: arrays by name, final parameters, and entries of the manifest."""
+
+    arrays: Mapping[str, np.ndarray]
+    params: Any
+    manifest: Mapping[str, Any]
+
+
+def label(spec: TrainConfig) -> str:
+    """A run in words."""
+    model = spec.model
+    layers = "1 layer" if model.n_layers == 1 else f"{model.n_layers} layers"
+    optimiser = f"{type(spec.optimiser).__name__} {spec.optimiser.rate:g}"
+    loss = "" if spec.loss_on == "all" else f", loss on {spec.loss_on}"
+    size = f"d {model.d_model}, T {spec.length}, batch {spec.batch}, {spec.steps} steps"
+    return f"{layers}, {type(model.attention).__name__}, {optimiser}{loss}; {size}"
+
+
+def cost(spec: TrainConfig) -> float:
+    """Work of one seed's run in multiplications, for the time left: six per parameter and token, and T x T maps."""
+    model, tokens = spec.model, spec.batch * spec.length
+    weights = model.n_layers * (4 * model.d_model**2 + 2 * model.d_model * model.mlp_width)
+    maps = model.n_layers * 2 * spec.length * model.d_model
+    read_out = 2 * 66 * model.d_model
+    return 6.0 * spec.steps * tokens * (weights + maps + read_out)
+
+
+class Trainer:
+    """Runs one specification for any seeds, with a single compilation.
+
+    Args:
+      spec: the run. group: how many seeds are trained together (`jax.vmap`); numbers differ in the last digits
+        between groupings, so the manifest records it.
+    """
+
+    def __init__(self, spec: TrainConfig, group: int) -> None:
+        self.spec, self.group = spec, group
+        self.program, self.model, self.task = build(spec, ensemble=group > 1)
+
+        def finish(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+            tokens = self.task.sample(key, spec.probe_batch, spec.length)[:, :-1]
+            cut = ablations(self.model, self.task, params, tokens)
+            return cut | examples(self.model, self.task, params, key, spec.length)
+
+        self.finish = jax.jit(jax.vmap(finish) if group > 1 else finish)
+
+    def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:
+        """Train a group of seeds, or continue it from `partial`.
+
+        Args:
+          seeds: as many as the group holds. partial: folder for checkpoints.
+          advance: called with the share of the run (0 to 1) that has been done since the last call.
+        """
+        start = time.monotonic()
+        each = [seed_keys(seed) for seed in seeds]
+        keys = jax.tree.map(lambda *k: jnp.stack(k), *each) if self.group > 1 else each[0]
+        state = self.program.init(keys.init)
+        state, curves = self._resumed(partial, seeds, state)
+        before = float(curves.pop("seconds", np.zeros(1))[0])
+        done, saved = int(np.ravel(state.step)[0]), time.monotonic()
+        advance(done / self.spec.steps)
+        for point in train(self.program, state, keys, log_points(self.spec.steps, self.spec.chunk_steps)):
+            state = point.state
+            row = {"loss": point.loss, **point.measured}
+            row = {name: np.asarray(value)[None] for name, value in jax.device_get(row).items()}
+            row["step"] = np.array([point.step])
+            curves = {name: np.concatenate([curves[name], row[name]]) if curves else row[name] for name in row}
+            advance((point.step - done) / self.spec.steps)
+            done = point.step
+            if time.monotonic() - saved > CHECKPOINT_SECONDS and done < self.spec.steps:
+                seconds = np.array([before + time.monotonic() - start])
+                self._checkpoint(partial, seeds, state, {**curves, "seconds": seconds})
+                saved = time.monotonic()
+        finals = jax.device_get(self.finish(state.params, keys.probe))
+        params = jax.device_get(state.params)
+        seconds = (before + time.monotonic() - start) / len(seeds)
+        tokens = [*self.task.chain.characters, "<s>"]
+        manifest = {"tokens": tokens, "label": label(self.spec), "grouped_seeds": list(seeds), "seconds": seconds}
+        return [self._product(i, curves, finals, params, manifest) for i in range(len(seeds))]
+
+    def _product(self, index: int, curves: Curves, finals: Curves, params: Any, manifest: Mapping[str, Any]) -> Product:
+        """One seed's part. Curves are [P, seed, ...] and the rest is [seed, ...] where seeds were grouped."""
+        step = {"step": curves["step"]}
+        rest = {name: value for name, value in curves.items() if name != "step"}
+        # The probe batch is one and the same at all log points, and so is what uniform attention gives on it.
+        finals = {**finals, "baseline": rest.pop("baseline")[-1]}
+        if self.group > 1:
+            rest = {name: value[:, index] for name, value in rest.items()}
+            finals = {name: value[index] for name, value in finals.items()}
+            params = jax.tree.map(lambda leaf: leaf[index], params)
+        return Product({**step, **rest, **finals}, params, manifest)
+
+    @staticmethod
+    def _files(partial: Path, seeds: Sequence[int]) -> tuple[Path, Path]:
+        name = "-".join(map(str, seeds))
+        return partial / f"state-{name}.safetensors", partial / f"curves-{name}.safetensors"
+
+    def _checkpoint(self, partial: Path, seeds: Sequence[int], state: TrainState, curves: Curves) -> None:
+        # The curves first: a kill between the two leaves curves that reach past the state, which a resume cuts.
+        state_file, curves_file = self._files(partial, seeds)
+        temporary = curves_file.with_suffix(".tmp")
+        save_file(curves, temporary)
+        temporary.replace(curves_file)
+        save(state_file, state)
+
+    def _resumed(self, partial: Path, seeds: Sequence[int], fresh: TrainState) -> tuple[TrainState, Curves]:
+        state_file, curves_file = self._files(partial, seeds)
+        if not state_file.exists():
+            return fresh, {}
+        state = restore(state_file, fresh)
+        curves = load_file(curves_file)
+        keep = curves["step"] <= int(np.ravel(state.step)[0])
+        seconds = curves.pop("seconds")
+        return state, {name: values[keep] for name, values in curves.items()} | {"seconds": seconds}
