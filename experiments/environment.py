@@ -23,8 +23,8 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "platform": device.platform,
         "device": device.device_kind,
-        "x64": bool(jax.config.jax_enable_x64),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
     }
 
 

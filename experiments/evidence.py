@@ -121,7 +121,7 @@ class EvidenceStore:
         for leftover in partial.iterdir():
             leftover.unlink()
         with open(partial / "arrays.npz", "wb") as file:
-            np.savez_compressed(file, **dict(arrays))
+            np.savez_compressed(file, allow_pickle=False, **dict(arrays))
         training.save(partial / "params.safetensors", params)
         write_json(
             partial / "manifest.json",

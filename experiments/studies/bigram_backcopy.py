@@ -89,15 +89,14 @@ class Trainer:
         advance(done / self.spec.steps)
         for point in train(self.program, state, keys, log_points(self.spec.steps, self.spec.chunk_steps)):
             state = point.state
-            row = {"loss": point.loss, **point.measured}
-            row = {name: np.asarray(value)[None] for name, value in jax.device_get(row).items()}
-            row["step"] = np.array([point.step])
+            read = jax.device_get({"loss": point.loss, **point.measured})
+            row = {"step": np.array([point.step])} | {name: np.asarray(x)[None] for name, x in read.items()}
             curves = {name: np.concatenate([curves[name], row[name]]) if curves else row[name] for name in row}
             advance((point.step - done) / self.spec.steps)
             done = point.step
             if time.monotonic() - saved > CHECKPOINT_SECONDS and done < self.spec.steps:
-                seconds = np.array([before + time.monotonic() - start])
-                self._checkpoint(partial, seeds, state, {**curves, "seconds": seconds})
+                so_far = np.array([before + time.monotonic() - start])
+                self._checkpoint(partial, seeds, state, {**curves, "seconds": so_far})
                 saved = time.monotonic()
         finals = jax.device_get(self.finish(state.params, keys.probe))
         params = jax.device_get(state.params)

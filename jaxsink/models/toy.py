@@ -20,7 +20,14 @@ table_init = nn.initializers.normal(1.0)
 
 def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
     """LayerNorm with scale and bias. The paper's linear maps have no bias; its LayerNorm keeps the framework's."""
-    return nn.LayerNorm(LAYER_NORM_EPS, dtype=dtype, param_dtype=dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        LAYER_NORM_EPS,
+        dtype=dtype,
+        param_dtype=dtype,
+        use_fast_variance=False,
+        force_float32_reductions=False,
+        name=name,
+    )
 
 
 class Block(Tapped):

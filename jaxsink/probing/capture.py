@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def run(
             _require_broadcastable(name, part, array.shape, table[name].shape)
     variables = {"params": params} | ({EDITS: _nested(edits)} if edits else {})
     if not capture:
-        return model.apply(variables, tokens), {}
+        return cast(jax.Array, model.apply(variables, tokens)), {}
     logits, state = model.apply(variables, tokens, mutable=[CAPTURES])
     captured: dict[str, jax.Array] = {}
     for name in capture:

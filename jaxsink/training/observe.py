@@ -111,7 +111,9 @@ def ablations(model: Transformer, task: BigramBackcopy, params: Params, tokens: 
     result: Measured = {}
     for part, names in cut.items():
         logits, _ = run(model, params, tokens, edits={name: edit(0.0) for name in names})
-        result |= {f"no_{part}_{name}": value for name, value in risks(task, jax.nn.log_softmax(logits), tokens).items()}
+        result |= {
+            f"no_{part}_{name}": value for name, value in risks(task, jax.nn.log_softmax(logits), tokens).items()
+        }
     uniform = jnp.full((*tokens.shape, task.vocab_size), -jnp.log(task.vocab_size))
     return result | {f"uniform_{name}": value for name, value in risks(task, uniform, tokens).items()}
 

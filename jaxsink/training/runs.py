@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ def next_token_loss(model: Transformer, task: BigramBackcopy, params: Any, batch
       loss_on: "all" or "triggers".
     """
     inputs, targets = batch[:, :-1], batch[:, 1:]
-    log_probs = jax.nn.log_softmax(model.apply({"params": params}, inputs))
+    # Flax types `apply` for every way of calling it; without mutable collections it returns the output alone.
+    log_probs = jax.nn.log_softmax(cast(jax.Array, model.apply({"params": params}, inputs)))
     losses = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
     if loss_on == "all":
         return losses.mean()

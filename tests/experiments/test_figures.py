@@ -1,0 +1,375 @@
+"""Figures: what they show is what the evidence says, and nothing of it is clipped or covered."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from experiments import figures
+from experiments.figures.dynamics import log_fit
+from experiments.figures.evidence import curve
+from experiments.figures.style import OUTCOME
+from experiments.figures.text import interval, number, token_label, tolerance
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name: str) -> ModuleType:
+    """A module beside this file: the folder is no package, so that its name cannot hide the real one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+made_up = load("synthetic_evidence")
+THREE_ARMS = ("adam", "sgd", "relu")
+
+
+def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
+    return figures.FIGURES[name](made_up.arms(layers, kinds, seeds=2), made_up.claim("BB1", "supported"))
+
+
+CASES = [
+    ("dynamics", 1, ("adam",)),
+    ("dynamics", 3, THREE_ARMS),
+    ("attention_maps", 1, ("adam",)),
+    ("attention_maps", 3, ("adam",)),
+    ("value_norms", 1, ("adam",)),
+    ("value_norms", 3, ("adam",)),
+    ("residual_norms", 3, THREE_ARMS),
+    ("residual_by_token", 3, ("adam", "relu")),
+    ("measures", 1, ("adam",)),
+]
+
+
+def visible_texts(figure: Figure) -> Iterator[Text]:
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip():
+            yield text
+
+
+@pytest.mark.parametrize(("name", "layers", "kinds"), CASES)
+def test_figure_is_legible(name: str, layers: int, kinds: tuple[str, ...]) -> None:
+    figure = draw(name, layers, kinds)
+    figure.canvas.draw()
+    # What is drawn fits the page, in inches; one pixel of rounding at 100 dots per inch.
+    used, width, height = figure.get_tightbbox(), *figure.get_size_inches()
+    assert min(used.x0, used.y0, width - used.x1, height - used.y1) >= -0.01, used
+    for legend in figure.legends:
+        for axes in figure.axes:
+            assert not legend.get_window_extent().overlaps(axes.get_tightbbox()), "the legend covers a panel"
+    for axes in figure.axes:
+        shares_labels = not any(label.get_visible() for label in axes.get_xticklabels())
+        colour_bar = axes.get_label() == "<colorbar>"
+        assert axes.get_xlabel() or colour_bar or shares_labels
+        assert axes.get_ylabel() or not axes.get_yticks().size
+
+
+def test_table_names_every_figure_once() -> None:
+    assert {name for name, *_ in CASES} == set(figures.FIGURES)
+
+
+def panel(figure: Figure, title: str) -> Any:
+    (found,) = (axes for axes in figure.axes if axes.get_title("left") == title)
+    return found
+
+
+def test_dynamics_shows_each_seed_and_the_mean() -> None:
+    runs = made_up.arms(1, ("adam", "relu"))
+    figure = figures.dynamics(runs)
+    axes = panel(figure, "Attention to <s>")
+    colours = figures.arm_colours(runs)
+    for arm, arm_runs in runs.items():
+        lines = [line for line in axes.lines if to_hex(line.get_color()).upper() == colours[arm]]
+        thin = [line for line in lines if line.get_linewidth() < 1]
+        (mean,) = (line for line in lines if line.get_linewidth() > 2)
+        wanted = np.stack([run.arrays["attn_start"][:, 0].astype(float) for run in arm_runs])
+        np.testing.assert_array_equal(np.stack([line.get_ydata() for line in thin]), wanted)
+        # float64 means of the same numbers
+        np.testing.assert_allclose(mean.get_ydata(), wanted.mean(0), rtol=1e-12)
+        assert mean.get_xdata()[0] == 0
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in dashed] == [pytest.approx(0.124, abs=1e-4)]  # rounded to 4 digits
+
+
+def test_step_zero_stands_left_of_the_first_step() -> None:
+    figure = figures.dynamics(made_up.arms(1, seeds=1))
+    figure.canvas.draw()
+    axes = panel(figure, "Backcopy excess risk")
+    zero, one, ten, hundred = axes.transData.transform([(step, 1.0) for step in (0, 1, 10, 100)])[:, 0]
+    assert zero == pytest.approx(axes.bbox.x0)
+    assert one - zero > 20  # pixels, enough for a tick label
+    assert ten - one == pytest.approx(hundred - ten)
+
+
+def test_risk_that_is_not_positive_leaves_a_gap_in_place_of_an_error() -> None:
+    run = made_up.run(1, 0)
+    risk = np.array(run.arrays["bigram"])
+    risk[-1], risk[-2] = 0.0, -1e-7
+    figure = figures.dynamics({"adam": [run._replace(arrays={**run.arrays, "bigram": risk})]})
+    figure.canvas.draw()
+    mean = panel(figure, "Bigram excess risk").lines[-1].get_ydata()
+    assert np.isnan(mean[-2:]).all()
+    assert np.isfinite(mean[:-2]).all()
+
+
+@given(st.floats(0.001, 20), st.floats(-20, 20))
+def test_log_fit_finds_the_line_after_the_fast_phase(slope: float, intercept: float) -> None:
+    step = np.array([0.0, 1, 10, 30, 100, 300, 1000])
+    risk = np.array([6.0, 5, 4, 2, 0.09, 0.2, 0.01])
+    values = intercept + slope * np.log(np.maximum(step, 1))
+    values[:4] = 100.0  # before the fast phase is over anything may stand
+    fit = log_fit(step, values, risk)
+    assert fit is not None
+    assert fit.start == 100
+    # Rounding of sums of a few numbers up to 160, in float64.
+    assert fit.line.slope == pytest.approx(slope, abs=1e-11)
+    assert fit.line.intercept == pytest.approx(intercept, abs=1e-10)
+
+
+def test_log_fit_takes_the_last_decade_where_the_risk_stays_and_nothing_from_two_points() -> None:
+    step = np.array([0.0, 10, 90, 110, 300, 1000])
+    risk = np.full(6, 3.0)
+    fit = log_fit(step, step, risk)
+    assert fit is not None
+    assert fit.start == 110
+    assert fit.line.r_squared < 0.95  # linear growth is not logarithmic
+    assert log_fit(step[:4], step[:4], risk[:4]) is None
+
+
+def test_seeds_of_different_length_are_compared_where_both_have_points() -> None:
+    long, short = made_up.run(1, 0), made_up.run(1, 1)
+    cut = {name: values[:10] if name in ("step", "dlogit") else values for name, values in short.arrays.items()}
+    shared = curve("adam", [long, short._replace(arrays=cut)], "dlogit", 0)
+    assert shared.seeds.shape == (2, 10)
+    np.testing.assert_array_equal(shared.step, long.arrays["step"][:10])
+
+
+def test_attention_maps_show_the_weights_and_mark_the_triggers() -> None:
+    runs = made_up.arms(3, seeds=1)
+    run = runs["adam"][0]
+    figure = figures.attention_maps(runs)
+    maps = figure.axes[:6]
+    for index in range(2):
+        for layer in range(3):
+            axes = maps[3 * index + layer]
+            shown = axes.images[0].get_array()
+            weights = run.arrays["example_attention"][index, layer].astype(float)
+            np.testing.assert_array_equal(shown.filled(0.0), weights)
+            assert shown.mask[0, 1], "a key in the future must not look like a weight of 0"
+            assert not shown.mask[np.tril_indices(len(weights))].any()
+            tokens = [run.manifest["tokens"][token] for token in run.arrays["example_tokens"][index]]
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = axis.get_ticklabels()
+                assert [label.get_text().replace("\\", "") for label in labels] == list(map(token_label, tokens))
+                red = [to_hex(label.get_color()) == "#c04000" for label in labels]
+                assert red == run.arrays["example_triggers"][index].tolist()
+
+
+def test_long_sequences_are_cut_and_say_so() -> None:
+    figure = figures.attention_maps({"base": [made_up.run(1, 0, length=257)]})
+    assert figure.axes[0].images[0].get_array().shape == (40, 40)
+    assert "first 40 of 257" in figure.axes[0].get_title("left")
+
+
+def test_value_norms_are_the_heights_of_the_bars() -> None:
+    runs = made_up.arms(1, seeds=1)
+    figure = figures.value_norms(runs)
+    for index, axes in enumerate(figure.axes):
+        heights = [bar.get_height() for bar in axes.patches]
+        np.testing.assert_array_equal(heights, runs["adam"][0].arrays["example_value_norm"][index, 0].astype(float))
+        assert [to_hex(bar.get_facecolor()) == "#000000" for bar in axes.patches].index(True) == 0
+
+
+def test_residual_norms_of_all_places_share_one_scale() -> None:
+    figure = figures.residual_norms(made_up.arms(3, THREE_ARMS, seeds=2))
+    figure.canvas.draw()
+    norms, ratios = figure.axes[:9], figure.axes[9:]
+    assert len({axes.get_ylim() for axes in norms}) == 1
+    assert {axes.get_ylim() for axes in ratios} != {norms[0].get_ylim()}
+
+
+def test_arms_keep_their_colours() -> None:
+    alone, together = figures.arm_colours(["sgd"]), figures.arm_colours(["zebra", "sgd", "Adam", "muon"])
+    assert alone["sgd"] == together["sgd"]
+    assert len(set(together.values())) == 4
+    assert list(together) == ["zebra", "sgd", "Adam", "muon"]
+
+
+@given(st.lists(st.text(max_size=4), max_size=10, unique=True))
+def test_up_to_ten_arms_have_ten_colours(names: list[str]) -> None:
+    assert len(set(figures.arm_colours(names).values())) == len(names)
+
+
+def test_measures_show_band_interval_and_outcome() -> None:
+    claim = made_up.claim("BB1", "supported")
+    figure = figures.measures(claim)
+    figure.canvas.draw()
+    wanted = [*claim["measures"], *claim["control"]["measures"]]
+    for axes, measure in zip(figure.axes, wanted, strict=True):
+        assert axes.get_title("left").startswith(measure["name"])
+        assert axes.get_title("right").startswith(OUTCOME[measure["inside"]].word)
+        band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+        low, high = measure["tolerance"]
+        left, right = axes.get_xlim()
+        # A pixel's worth of rounding in the way from data to screen and back.
+        assert band.x0 == pytest.approx(left if low is None else low, abs=1e-9)
+        assert band.x1 == pytest.approx(right if high is None else high, abs=1e-9)
+        drawn = [line.get_xdata() for line in axes.lines]
+        assert any(np.array_equal(line, measure["values"]) for line in drawn)
+        assert any(np.array_equal(line, measure["ci95"]) for line in drawn)
+    assert any("control: must come out the other way" in text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"measured": float("inf"), "ci95": None, "values": [float("inf")] * 3, "inside": False},
+        {"measured": None, "ci95": None, "values": [], "n": 0, "inside": None},
+        {"measured": float("nan"), "ci95": [None, None], "inside": None},
+        {"tolerance": None},
+        {"tolerance": [None, None], "measured": 0.0, "ci95": [0.0, 0.0], "values": [0.0]},
+        {"name": "costs $5 or $6 " * 12, "predicted": "between $\\frac{1} and $2 " * 12},
+        {"predicted": 0},
+    ],
+)
+def test_measures_of_any_kind_can_be_drawn(change: dict[str, Any]) -> None:
+    claim = made_up.claim("BB1", "refuted")
+    claim["measures"][0].update(change)
+    figure = figures.measures(claim)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    left, right = axes.title, axes._right_title
+    assert not axes._left_title.get_window_extent().overlaps(right.get_window_extent()), (left, right)
+    if "predicted" in change:
+        assert f"predicted {str(change['predicted'])[:8]}" in axes.get_title("left").replace("\\$", "$")
+
+
+def test_claim_without_measures_says_so() -> None:
+    figure = figures.measures({"id": "BB1", "status": "not run", "measures": [], "control": None})
+    assert [text.get_text() for text in visible_texts(figure)] == ["BB1: no measures (not run)"]
+
+
+def test_save_writes_both_formats_whole(tmp_path: Path) -> None:
+    figure = figures.measures(made_up.claim("BB1", "supported"))
+    png, svg = figures.save(figure, tmp_path / "new" / "TH2.a")
+    assert [png.name, svg.name] == ["TH2.a.png", "TH2.a.svg"]
+    width = int.from_bytes(png.read_bytes()[16:20], "big")
+    assert width == int(figure.get_figwidth() * 150)
+    assert sorted(path.name for path in png.parent.iterdir()) == ["TH2.a.png", "TH2.a.svg"]
+    assert svg.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+
+
+def test_failing_save_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figures.measures({"id": "BB1"})
+    png, svg = figures.save(figure, tmp_path / "BB1")
+    before = png.read_bytes(), svg.read_bytes()
+
+    def fail(path: Path, **options: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(KeyboardInterrupt):
+        figures.save(figure, tmp_path / "BB1")
+    assert (png.read_bytes(), svg.read_bytes()) == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_drawing_leaves_the_callers_style_alone() -> None:
+    before = dict(matplotlib.rcParams)
+    figures.measures(made_up.claim("BB1", "supported"))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_do_without_pyplot() -> None:
+    code = "import sys, experiments.figures; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", sorted(set(figures.FIGURES) - {"measures"}))
+def test_missing_evidence_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match="at least one arm"):
+        figures.FIGURES[name]({}, {})
+    with pytest.raises(ValueError, match=r"'adam'.*at least one run"):
+        figures.FIGURES[name]({"adam": []}, {})
+
+
+def test_missing_array_and_missing_label_are_named() -> None:
+    run = made_up.run(1, 7)
+    arrays = {name: values for name, values in run.arrays.items() if name != "dlogit"}
+    with pytest.raises(ValueError, match="seed 7: expected an array 'dlogit'"):
+        figures.dynamics({"adam": [run._replace(arrays=arrays)]})
+    with pytest.raises(ValueError, match="a label for token 10, got 2 labels"):
+        figures.attention_maps({"adam": [run._replace(manifest={"tokens": ["a", "b"]})]})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.012345, "0.0123"),
+        (0.5, "0.5"),
+        (0, "0"),
+        (3, "3"),
+        (-0.25, "−0.25"),
+        (999.6, "1,000"),
+        (12345.0, "12,300"),
+        (1.5e7, "1.5e7"),
+        (4.5e-7, "4.5e−7"),
+        (float("inf"), "∞"),
+        (float("-inf"), "−∞"),
+        (float("nan"), "NaN"),
+        (None, "–"),
+        ("log t", "log t"),
+    ],
+)
+def test_number(value: object, text: str) -> None:
+    assert number(value) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
+def test_number_keeps_three_digits(value: float) -> None:
+    read = float(number(value).replace("−", "-").replace(",", ""))
+    # Three significant digits: half a unit in the third, of a leading digit of at least 1; subnormals aside.
+    assert read == pytest.approx(value, rel=5.1e-3, abs=1e-307)
+
+
+def test_intervals() -> None:
+    assert interval([0.01, 0.02]) == "[0.01, 0.02]"
+    assert interval(None) == interval([None, None]) == "–"
+    assert tolerance([None, 0.02]) == "≤ 0.02"
+    assert tolerance([0.95, float("inf")]) == "≥ 0.95"
+    assert tolerance([0.8, 1.2]) == "0.8 to 1.2"
+    assert tolerance(None) == tolerance([None, None]) == "any value"
+
+
+@pytest.mark.parametrize(
+    ("token", "label"),
+    [
+        ("<s>", "<s>"),
+        (" ", "␣"),
+        ("\n", "↵"),
+        (" the", "␣the"),
+        ("\x07", "U+0007"),
+        ("\u4e2d", "U+4E2D"),
+        ("", "∅"),
+    ],
+)
+def test_token_label(token: str, label: str) -> None:
+    assert token_label(token) == label

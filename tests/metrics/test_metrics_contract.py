@@ -1,0 +1,243 @@
+"""One table of all array metrics, driven through one contract: oracle, dtype, jit, vmap, batch order."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import metrics as oracle
+
+from jaxsink import metrics
+
+VOCAB = 4
+
+
+class Dims(NamedTuple):
+    batch: int
+    length: int
+    heads: int
+    key_heads: int
+
+
+# Few shapes, so that each metric compiles few times. Length 2 has no query with other keys.
+SHAPES = (Dims(1, 2, 1, 1), Dims(2, 5, 2, 1), Dims(3, 6, 4, 2))
+LARGEST = SHAPES[-1]
+
+
+def _weights(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    """Causal weights with rows summing to 1; rows outside `where` are NaN, because nobody may read them."""
+    raw = np.tril(np.exp(rng.normal(size=(dims.batch, dims.heads, dims.length, dims.length))))
+    weights = raw / raw.sum(axis=3, keepdims=True)
+    return np.where(where[:, None, :, None], weights, np.nan)
+
+
+def _scores(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    """Logits around 3; NaN on and above the diagonal (but for key 0) and outside `where`."""
+    scores = rng.normal(3.0, 2.0, size=(dims.batch, dims.heads, dims.length, dims.length))
+    read = np.tril(np.ones((dims.length, dims.length), bool), k=-1)
+    return np.where(read & where[:, None, :, None], scores, np.nan)
+
+
+def _tokens(rng: np.random.Generator, dims: Dims) -> np.ndarray:
+    """Ids that stray out of the vocabulary on both sides."""
+    return rng.integers(-2, VOCAB + 2, size=(dims.batch, dims.length)).astype(np.int32)
+
+
+def _everywhere(where: np.ndarray) -> np.ndarray:
+    return np.ones_like(where)
+
+
+def _risk_inputs(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Laws with about half of the tokens impossible, some of them known to be so by the prediction."""
+    shape = (dims.batch, dims.length, VOCAB)
+    law = np.exp(rng.normal(size=shape)) * (rng.random(shape) < 0.5)
+    law[:, :, 0] += 0.1
+    law /= law.sum(axis=2, keepdims=True)
+    log_probs = rng.normal(size=shape)
+    log_probs -= np.log(np.exp(log_probs).sum(axis=2, keepdims=True))
+    log_probs = np.where((law == 0) & (rng.random(shape) < 0.5), -np.inf, log_probs)
+    garbage = ~where[:, :, None]
+    return np.where(garbage, np.nan, log_probs), np.where(garbage, np.nan, law), where
+
+
+def _norms(rng: np.random.Generator, dims: Dims) -> np.ndarray:
+    return rng.uniform(0.2, 3.0, size=(dims.batch, dims.length))
+
+
+def _read_norms(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    return np.where(where, _norms(rng, dims), np.nan)
+
+
+def _ratio_norms(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    """Norms at the key and under the mask; NaN elsewhere."""
+    return np.where(where | (np.arange(dims.length) == 0), _norms(rng, dims), np.nan)
+
+
+class Case(NamedTuple):
+    """A metric, its oracle, and arguments for it from (rng, dims, where)."""
+
+    metric: Callable[..., Any]
+    oracle: Callable[..., Any]
+    arguments: Callable[[np.random.Generator, Dims, np.ndarray], tuple[np.ndarray, ...]]
+    by_sequence: bool = False
+
+
+CASES = {
+    "excess_risk": Case(metrics.excess_risk, oracle.excess_risk, _risk_inputs),
+    "attention_to_key": Case(metrics.attention_to_key, oracle.attention_to_key, lambda r, d, w: (_weights(r, d, w), w)),
+    "attention_to_key_1": Case(
+        partial(metrics.attention_to_key, key=1),
+        partial(oracle.attention_to_key, key=1),
+        lambda r, d, w: (_weights(r, d, w), w),
+    ),
+    "attention_to_previous": Case(
+        metrics.attention_to_previous, oracle.attention_to_previous, lambda r, d, w: (_weights(r, d, w), w)
+    ),
+    "uniform_baseline": Case(metrics.uniform_baseline, oracle.uniform_baseline, lambda r, d, w: (w,)),
+    "attention_to_key_by_token": Case(
+        partial(metrics.attention_to_key_by_token, vocab_size=VOCAB, key=1),
+        partial(oracle.attention_to_key_by_token, vocab_size=VOCAB, key=1),
+        lambda r, d, w: (_weights(r, d, _everywhere(w)), _tokens(r, d)),
+    ),
+    "detect_triggers": Case(
+        partial(metrics.detect_triggers, vocab_size=VOCAB, cutoff=0.3),
+        partial(oracle.detect_triggers, vocab_size=VOCAB, cutoff=0.3),
+        lambda r, d, w: (_weights(r, d, _everywhere(w)), _tokens(r, d)),
+    ),
+    "sink_logit_gap": Case(metrics.sink_logit_gap, oracle.sink_logit_gap, lambda r, d, w: (_scores(r, d, w), w)),
+    "sink_logit_gap_by_token": Case(
+        partial(metrics.sink_logit_gap_by_token, vocab_size=VOCAB),
+        partial(oracle.sink_logit_gap_by_token, vocab_size=VOCAB),
+        lambda r, d, w: (_scores(r, d, _everywhere(w)), _tokens(r, d)),
+    ),
+    "logit_concentration": Case(
+        metrics.logit_concentration, oracle.logit_concentration, lambda r, d, w: (_scores(r, d, w), w)
+    ),
+    "value_output_norms": Case(
+        metrics.value_output_norms,
+        oracle.value_output_norms,
+        lambda r, d, w: (
+            r.normal(size=(d.batch, d.length, d.key_heads, 3)),
+            r.normal(size=(d.heads, 3, 5)),
+        ),
+        by_sequence=True,
+    ),
+    "value_ratio": Case(metrics.value_ratio, oracle.value_ratio, lambda r, d, w: (_ratio_norms(r, d, w), w)),
+    "residual_norms": Case(
+        metrics.residual_norms,
+        oracle.residual_norms,
+        lambda r, d, w: (r.normal(size=(d.batch, d.length, 5)),),
+        by_sequence=True,
+    ),
+    "peak_ratio": Case(metrics.peak_ratio, oracle.peak_ratio, lambda r, d, w: (_norms(r, d),)),
+    "peak_ratio_1": Case(
+        partial(metrics.peak_ratio, key=1), partial(oracle.peak_ratio, key=1), lambda r, d, w: (_norms(r, d),)
+    ),
+    "norm_at": Case(metrics.norm_at, oracle.norm_at, lambda r, d, w: (_read_norms(r, d, w), w)),
+}
+JITTED = {name: jax.jit(case.metric) for name, case in CASES.items()}
+each_case = pytest.mark.parametrize("name", CASES)
+
+# Sums of at most a few hundred terms of size 1..10: a few hundred roundings of 1.1e-16, taken generously.
+FLOAT64: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-13}
+# The same count of roundings of 6e-8.
+FLOAT32: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def _as_float32(arguments: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(a.astype(np.float32) if a.dtype == np.float64 else a for a in arguments)
+
+
+def _leaves(result: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(result)]
+
+
+def _assert_close(result: Any, expected: Any, tolerance: dict[str, Any]) -> None:
+    """NaN must meet NaN: an empty mean may not turn into a number, nor a number into NaN."""
+    if isinstance(expected, tuple):
+        for one, other in zip(result, expected, strict=True):
+            _assert_close(one, other, tolerance)
+    else:
+        np.testing.assert_allclose(np.asarray(result), np.asarray(expected), equal_nan=True, **tolerance)
+
+
+def _full_example(name: str, seed: int = 0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    where = rng.random((LARGEST.batch, LARGEST.length)) < 0.7
+    where[:, -1] = True
+    return CASES[name].arguments(rng, LARGEST, where)
+
+
+@each_case
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_agrees_with_the_loops(name: str, data: st.DataObject) -> None:
+    case = CASES[name]
+    dims = data.draw(st.sampled_from(SHAPES), label="dims")
+    where = data.draw(hnp.arrays(bool, (dims.batch, dims.length)), label="where")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    arguments = case.arguments(rng, dims, where)
+    with jax.enable_x64(True):
+        _assert_close(JITTED[name](*arguments), case.oracle(*arguments), FLOAT64)
+    narrow = _as_float32(arguments)
+    _assert_close(JITTED[name](*narrow), case.oracle(*narrow), FLOAT32)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "uniform_baseline"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_keeps_the_float_type(name: str, dtype: str) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        arguments = [jnp.asarray(a, dtype) if a.dtype == np.float64 else jnp.asarray(a) for a in _full_example(name)]
+        result = jax.eval_shape(CASES[name].metric, *arguments)
+    # Half precision is widened: means over thousands of terms would be lost in it.
+    expected = {"bfloat16": "float32"}.get(dtype, dtype)
+    for leaf in jax.tree.leaves(result):
+        assert leaf.dtype == ("bool" if name == "detect_triggers" else expected)
+
+
+@each_case
+def test_jit_gives_the_eager_numbers(name: str) -> None:
+    arguments = _as_float32(_full_example(name))
+    for jitted, eager in zip(_leaves(JITTED[name](*arguments)), _leaves(CASES[name].metric(*arguments)), strict=True):
+        # Fusion reorders sums; otherwise the same operations.
+        np.testing.assert_allclose(jitted, eager, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@each_case
+def test_vmap_maps_over_runs(name: str) -> None:
+    runs = [_as_float32(_full_example(name, seed)) for seed in range(2)]
+    stacked = [np.stack(column) for column in zip(*runs, strict=True)]
+    together = _leaves(jax.jit(jax.vmap(CASES[name].metric))(*stacked))
+    for index, arguments in enumerate(runs):
+        for leaf, alone in zip(together, _leaves(JITTED[name](*arguments)), strict=True):
+            # Batched reductions may sum in another order.
+            np.testing.assert_allclose(leaf[index], alone, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@each_case
+def test_order_of_the_batch_is_irrelevant(name: str) -> None:
+    order = np.array([2, 0, 1])
+    arguments = _full_example(name)
+    # The output projection alone has no batch axis.
+    permuted = [a if name == "value_output_norms" and i == 1 else a[order] for i, a in enumerate(arguments)]
+    with jax.enable_x64(True):
+        before, after = _leaves(JITTED[name](*arguments)), _leaves(JITTED[name](*permuted))
+    for one, other in zip(before, after, strict=True):
+        expected = one[order] if CASES[name].by_sequence else one
+        np.testing.assert_allclose(other, expected, equal_nan=True, **FLOAT64)
+
+
+def test_every_public_array_metric_is_in_the_table() -> None:
+    of_curves = {"LineFit", "correlation", "first_passage", "line_fit", "r_squared", "transition", "value_at"}
+    public = {
+        name
+        for name, value in vars(metrics).items()
+        if callable(value) and not name.startswith("_") and name != "LogitConcentration"
+    }
+    assert public - of_curves == {name.removesuffix("_1") for name in CASES}

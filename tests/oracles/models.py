@@ -1,0 +1,69 @@
+"""The transformer of 2410.13835 as loops over positions in float64 numpy."""
+
+import math
+
+import numpy as np
+
+
+def _norm(x, weights):
+    mean = sum(x) / len(x)
+    variance = sum((a - mean) ** 2 for a in x) / len(x)
+    return (x - mean) / math.sqrt(variance + 1e-5) * weights["scale"] + weights["bias"]
+
+
+def _attention(rows, block, config):
+    """Causal attention of a list of [D] rows, head by head and query by query."""
+    size = config.d_model // config.n_heads
+    q, k, v = ([row @ block[name] for row in rows] for name in ("W_Q", "W_K", "W_V"))
+    out = []
+    for i in range(len(rows)):
+        heads = []
+        for h in range(config.n_heads):
+            part = slice(h * size, (h + 1) * size)
+            scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) for j in range(i + 1)]
+            if type(config.attention).__name__ == "ReLU":
+                weights = [max(s, 0.0) / (i + 1) for s in scores]
+            else:
+                top = max(scores)
+                exps = [math.exp(s - top) for s in scores]
+                weights = [e / sum(exps) for e in exps]
+            heads.append(sum(w * v[j][part] for j, w in enumerate(weights)))
+        out.append(np.concatenate(heads) @ block["W_O"])
+    return out
+
+
+def forward(params, tokens, config):
+    """Logits [B, T, V] of a softmax or ReLU transformer from its parameters."""
+    params = _float64(params)
+    batch = []
+    for sequence in tokens:
+        rows = []
+        for position, token in enumerate(sequence):
+            if config.one_hot:
+                vocabulary = params["W_U"].shape[1]
+                row = np.zeros(config.d_model)
+                row[token] += 1.0
+                row[vocabulary + position] += 1.0
+            else:
+                row = params["W_E"][token] + params["W_pos"][position]
+            rows.append(row)
+        for layer in range(config.n_layers):
+            block = params[f"blocks_{layer}"]
+            if layer not in config.layers_without_attention:
+                read = [_norm(r, block["ln1"]) if config.normalise else r for r in rows]
+                rows = [r + a for r, a in zip(rows, _attention(read, block, config), strict=True)]
+            if layer not in config.layers_without_mlp:
+                for i, row in enumerate(rows):
+                    hidden = (_norm(row, block["ln2"]) if config.normalise else row) @ block["W_in"]
+                    if config.mlp == "relu":
+                        hidden = np.array([max(h, 0.0) for h in hidden])
+                    rows[i] = row + hidden @ block["W_out"]
+        final = [_norm(r, params["ln_final"]) if config.normalise else r for r in rows]
+        batch.append([r @ params["W_U"] for r in final])
+    return np.array(batch)
+
+
+def _float64(tree):
+    if isinstance(tree, dict):
+        return {name: _float64(value) for name, value in tree.items()}
+    return np.asarray(tree, np.float64)
