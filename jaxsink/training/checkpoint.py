@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from jaxsink.files import whole
 
 Tree = TypeVar("Tree")
 
@@ -22,11 +23,10 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def save(path: Path, tree: Any) -> None:
     """Write a pytree of arrays to `path`, through a temporary name, so that the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
     # safetensors writes the memory as it lies, so the arrays must be contiguous.
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named_leaves(jax.device_get(tree)).items()}
-    save_file(arrays, temporary)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        save_file(arrays, temporary)
 
 
 def restore(path: Path, like: Tree) -> Tree:

@@ -52,9 +52,7 @@ def uniform_baseline(where: Array) -> float:
     return _average([1.0 / (t + 1) for _, t in zip(*np.nonzero(where), strict=True)])
 
 
-def attention_to_key_by_token(
-    weights: Array, tokens: Array, vocab_size: int, key: int = 0
-) -> list[list[float]]:
+def attention_to_key_by_token(weights: Array, tokens: Array, vocab_size: int, key: int = 0) -> list[list[float]]:
     batch, heads, length, _ = weights.shape
     table = []
     for n in range(heads):
@@ -185,9 +183,7 @@ def transition(curve: Array, upper: float, lower: float) -> list[bool]:
 
 
 def correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
-    products = [
-        (float(a) - _average(list(x))) * (float(b) - _average(list(y))) for a, b in zip(x, y, strict=True)
-    ]
+    products = [(float(a) - _average(list(x))) * (float(b) - _average(list(y))) for a, b in zip(x, y, strict=True)]
     return _average(products) / (_spread(list(x)) * _spread(list(y)))
 
 

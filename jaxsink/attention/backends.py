@@ -1,0 +1,68 @@
+"""The table of backends and the choice between them; a new backend is a new row."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from jax import Array
+
+from jaxsink.attention import reference
+from jaxsink.attention.call import Aux, Call
+
+
+def _refuses_nothing(call: Call) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to evaluate a call.
+
+    Attributes:
+        run: evaluates a call into the output and the wanted aux.
+        refuses: why it cannot take a call (a half sentence for the error), or None if it can.
+        has_arrays: whether scores and weights exist as [B, N, T, S] arrays, which a tap needs.
+    """
+
+    run: Callable[[Call], tuple[Array, Aux]]
+    refuses: Callable[[Call], str | None]
+    has_arrays: bool
+
+    def refusal(self, call: Call) -> str | None:
+        """Return why this backend cannot take the call, or None."""
+        if call.tap is not None and not self.has_arrays:
+            return "it has no score and weight arrays for a tap"
+        return self.refuses(call)
+
+
+# Fastest first: "auto" takes the first that does not refuse.
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),
+    }
+)
+
+
+def select(call: Call, backend: str, table: Mapping[str, Backend] = BACKENDS) -> Backend:
+    """Choose the backend for a call.
+
+    Args:
+        call: checked arguments.
+        backend: a name in the table, or "auto" for the first that takes the call.
+        table: backends by name, fastest first.
+
+    Returns:
+        The backend.
+
+    Raises:
+        ValueError: if the name is not in the table, or the named backend cannot take the call.
+    """
+    if backend == "auto":
+        return next(row for row in table.values() if row.refusal(call) is None)
+    if backend not in table:
+        raise ValueError(f"backend must be auto or one of {', '.join(table)}, but is {backend!r}; pick one")
+    reason = table[backend].refusal(call)
+    if reason is not None:
+        able = ", ".join(name for name, row in table.items() if row.refusal(call) is None)
+        raise ValueError(f"backend {backend!r} cannot take this call because {reason}; use auto or {able}")
+    return table[backend]

@@ -1,0 +1,152 @@
+"""`attend` and `attend_with_aux`: the one way through which every row map runs."""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+from jax import Array
+
+from jaxsink.attention import checks
+from jaxsink.attention.backends import select
+from jaxsink.attention.call import Aux, Call, Tap
+from jaxsink.attention.masks import Mask, QueryOffset
+from jaxsink.attention.row_map import AttentionDims, Params, RowMap
+from jaxsink.attention.variants import Softmax
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    variant: RowMap = Softmax(),
+    *,
+    params: Params | None = None,
+    mask: Mask | Array | np.ndarray | None = None,
+    bias: Array | None = None,
+    scale: float | Array | None = None,
+    softcap: float | None = None,
+    query_offset: QueryOffset = None,
+    backend: str = "auto",
+    tap: Tap | None = None,
+) -> Array:
+    """Attention with any row map: o_i = sum_j w_ij v_j.
+
+    The scores go through scale, softcap, bias, mask, null column and normalisation, in this order. Scores and
+    normalisers are float32, or float64 if an input is. A query that may see no key gets weights 0, output 0
+    and zero gradients, whatever the variant.
+
+    >>> import jax
+    >>> from jaxsink.attention import Causal, SinkLogit, attend
+    >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 8))
+    >>> attend(q, k, v, SinkLogit(), params={"sink_logit": jax.numpy.zeros(4)}, mask=Causal()).shape
+    (2, 5, 4, 8)
+
+    Args:
+        q: queries [B, T, N, H].
+        k: keys [B, S, K, H]; N is a multiple of K, and query head n reads key head n // (N / K).
+        v: values [B, S, K, H].
+        variant: row map, the function from scores to weights.
+        params: parameters of the variant, as its `init` makes them; None for a variant without any.
+        mask: structured (`Causal`, `Window`, ..., joined with &), or boolean with four axes, each of size 1
+            or as in [B, N, T, S], True where the query may attend.
+        bias: added to the scores, four axes, each of size 1 or as in [B, N, T, S].
+        scale: factor of q.k, 1/sqrt(H) if None.
+        softcap: c in c * tanh(score / c), no cap if None.
+        query_offset: position of the first query on the axis of the keys, one number or one per sequence [B];
+            `max(S - T, 0)` if None, so that in decoding the last query stands on the last key. Structured
+            masks and ReLU read it.
+        backend: a backend by name, or "auto" for the fastest that takes the call.
+        tap: called as tap(name, array) with "attn_scores" (scores [B, N, T, S] before the mask) and "pattern"
+            (weights [B, N, T, S]); what it returns is used instead. Only `reference` has these arrays.
+
+    Returns:
+        [B, T, N, H] in the dtype of `v`.
+
+    Raises:
+        ValueError: if an argument does not fit, or the backend is absent or cannot take the call.
+    """
+    return attend_with_aux(
+        q,
+        k,
+        v,
+        variant,
+        params=params,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        query_offset=query_offset,
+        backend=backend,
+        tap=tap,
+        want=(),
+    )[0]
+
+
+def attend_with_aux(
+    q: Array,
+    k: Array,
+    v: Array,
+    variant: RowMap = Softmax(),
+    *,
+    params: Params | None = None,
+    mask: Mask | Array | np.ndarray | None = None,
+    bias: Array | None = None,
+    scale: float | Array | None = None,
+    softcap: float | None = None,
+    query_offset: QueryOffset = None,
+    backend: str = "auto",
+    tap: Tap | None = None,
+    want: Collection[str],
+) -> tuple[Array, Aux]:
+    """Attention as in `attend`, with what was computed on the way.
+
+    The computation of the output does not depend on `want`, and its bits do not either. One exception is up to XLA:
+    under jit on a GPU its autotuner may take another matrix product kernel when more arrays are returned,
+    which rounds differently; XLA_FLAGS=--xla_gpu_autotune_level=0 keeps the kernels, and so the bits, the same.
+
+    Args:
+        q: queries [B, T, N, H].
+        k: keys [B, S, K, H].
+        v: values [B, S, K, H].
+        variant: row map.
+        params: parameters of the variant.
+        mask: structured or boolean, see `attend`.
+        bias: added to the scores, see `attend`.
+        scale: factor of q.k.
+        softcap: c in c * tanh(score / c).
+        query_offset: position of the first query.
+        backend: a backend by name, or "auto".
+        tap: observer and editor, see `attend`. Edited scores move every entry, an edited pattern moves
+            `weights`, `row_mass` and `received`.
+        want: names of the fields of `Aux` to fill. `lse` and `null_mass` need a variant with a total.
+
+    Returns:
+        Output [B, T, N, H] in the dtype of `v`, and `Aux` with None where nothing was asked for.
+
+    Raises:
+        ValueError: if an argument does not fit, the variant does not define an entry of `want`, or the
+            backend is absent or cannot take the call.
+    """
+    checks.check_variant(variant)
+    q = checks.floating_array("q", q, "[B, T, N, H]")
+    k = checks.floating_array("k", k, "[B, S, K, H]")
+    v = checks.floating_array("v", v, "[B, S, K, H]")
+    checks.check_shapes(q, k, v)
+    scores_shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    checks.check_scale(scale)
+    checks.check_softcap(softcap)
+    call = Call(
+        q=q,
+        k=k,
+        v=v,
+        variant=variant,
+        params=checks.checked_params(variant, params, AttentionDims(q.shape[2], k.shape[2], q.shape[3])),
+        mask=checks.checked_mask(mask, scores_shape),
+        bias=checks.checked_bias(bias, scores_shape),
+        scale=1.0 / math.sqrt(q.shape[3]) if scale is None else scale,
+        softcap=softcap,
+        tap=tap,
+        want=checks.checked_want(variant, want),
+        query_offset=query_offset,
+    )
+    return select(call, backend).run(call)

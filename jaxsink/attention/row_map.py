@@ -1,0 +1,124 @@
+"""The contract between `attend` and a row map, the function from a row of scores to a row of weights."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jax import Array
+
+Params = Mapping[str, Array]
+
+
+class Streaming(enum.Enum):
+    """What a pass over blocks of keys carries per row; it decides which fast backends a row map can have."""
+
+    ONLINE = "S"  # running maximum, sum and accumulator
+    ONLINE_WITH_NULL = "S0"  # the same, starting with the null column already in the sum
+    ELEMENTWISE = "E"  # accumulator only: a weight needs its own score, its row's position and nothing else
+    TWO_SUMS = "L1"  # numerator and denominator are different sums, both additive over blocks
+    TWO_PASSES = "2P"  # the finished log-sum-exp is needed before the nonlinearity
+    ORDERED = "R"  # a scan in key order: permuting the keys changes the weights
+    SEARCH = "X"  # a search over the whole row, or state that crosses rows
+
+
+class Mass(enum.Enum):
+    """What the weights on the real keys of a row that sees at least one key add up to."""
+
+    ONE = "one"
+    AT_MOST_ONE = "at most one"
+    FREE = "free"
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What a row map declares about itself; the laws that it is tested against follow from this.
+
+    Attributes:
+        streaming: class of its blockwise evaluation.
+        mass: what a row's weights on real keys add up to.
+        shift_invariant: adding a constant to all visible scores of a row leaves the weights as they are.
+        non_negative: no weight is below zero.
+        monotone: raising one score never lowers the weight of that key.
+        has_total: weight_j = exp(score_j - total) where exp(total) sums exp over the visible scores and, if
+            there is one, the null column. `lse` and `null_mass` exist exactly then.
+        null_column: the total includes a column that owns no value; the row map then is a `NullColumnMap`.
+    """
+
+    streaming: Streaming
+    mass: Mass
+    shift_invariant: bool
+    non_negative: bool
+    monotone: bool
+    has_total: bool
+    null_column: bool
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the weights on real keys add up to one in every row that sees a key."""
+        return self.mass is Mass.ONE
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a key's weight is a function of its own score and its row's position alone."""
+        return self.streaming is Streaming.ELEMENTWISE
+
+
+@dataclass(frozen=True)
+class AttentionDims:
+    """Sizes that parameters depend on.
+
+    Attributes:
+        query_heads: N.
+        key_heads: K, a divisor of N.
+        head_size: H.
+    """
+
+    query_heads: int
+    key_heads: int
+    head_size: int
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """What a row map may read besides the scores.
+
+    Attributes:
+        visible: bool [B|1, N|1, T, S], True where the query may attend to the key.
+        query_positions: int32 [B|1, T], 0-based position of each query on the axis of the keys.
+        dims: numbers of heads and the head size.
+    """
+
+    visible: Array
+    query_positions: Array
+    dims: AttentionDims
+
+
+@runtime_checkable
+class RowMap(Protocol):
+    """What a variant must provide to go through `attend`; best a frozen dataclass with static fields.
+
+    `attend` owns the mask on both sides: scores of hidden pairs arrive as 0 without a gradient, and weights
+    returned for them are replaced by 0. A row map therefore has to look at `context.visible` only where a
+    statistic of the row (a maximum, a sum, a count) must leave the hidden keys out, and must keep such a
+    statistic, and its gradient, finite for a row that sees no key.
+    """
+
+    properties: ClassVar[Properties]
+
+    def init(self, key: Array, dims: AttentionDims) -> Params:
+        """Return fresh float32 parameters, `{}` for none; `attend` compares names and shapes with these."""
+        ...
+
+    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
+        """Return the weights [B, N, T, S] for finite `scores` [B, N, T, S], in the dtype of the scores."""
+        ...
+
+
+@runtime_checkable
+class NullColumnMap(RowMap, Protocol):
+    """A row map whose total includes one column that takes mass and owns no value."""
+
+    def null_logit(self, context: RowContext, params: Params) -> Array:
+        """Return the logit of the null column, broadcastable to [B, N, T]; -inf switches the column off."""
+        ...
