@@ -37,7 +37,7 @@ REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, 
 
 
 def console() -> Console:
-    # Without a terminal Rich would break lines at 80 columns, in logs too.
+    """Standard output; without a terminal Rich would break lines at 80 columns, in logs too."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 

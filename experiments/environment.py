@@ -23,8 +23,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "platform": device.platform,
         "device": device.device_kind,
-        "x64": bool(jax.config.read("jax_enable_x64")),
-        "matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
+        **{name: str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")},
     }
 
 

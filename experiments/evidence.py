@@ -22,6 +22,7 @@ import numpy as np
 
 from experiments.environment import environment, environment_digest
 from jaxsink import training
+from jaxsink.files import whole
 
 SCHEMA = 1
 PARTIAL = ".partial"
@@ -46,9 +47,8 @@ class StoredRun:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON through a temporary name, so that the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

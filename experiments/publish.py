@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from experiments import figures
 from experiments.environment import environment
 from experiments.evidence import StoredRun, write_json
@@ -80,23 +82,32 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
     data = document(results, tier, command, seconds)
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
+    drawn: dict[str, Path] = {}
+
+    def draw(name: str, runs: Mapping[str, Sequence[StoredRun]]) -> Path:
+        """A picture of runs, drawn once however many claims show it."""
+        file = "-".join([name, *runs])
+        if file not in drawn:
+            drawn[file] = _save(figures.FIGURES[name](runs, {}), folder / file)
+        return drawn[file]
+
     pictures: dict[str, Path] = {}
     arms = _shared_arms(results)
     for name, wanted in OVERVIEW.items():
         if shown := {arm: arms[arm] for arm in wanted if arm in arms}:
-            pictures[name] = _draw(name, shown, {}, folder / name)
+            pictures[name] = draw(name, shown)
     for result, entry in zip(results, data["claims"], strict=True):
+        claim = result.claim
         if not result.verdict.measures:
             continue
-        pictures[result.claim.id] = _draw("measures", result.runs, entry, folder / result.claim.id)
-        entry["figure"] = f"figures/{result.claim.id}.png"
-        if result.claim.figure != "measures":
-            path = folder / f"{result.claim.id}-{result.claim.figure}"
-            pictures[f"{result.claim.id}/{result.claim.figure}"] = _draw(result.claim.figure, result.runs, entry, path)
+        pictures[claim.id] = _save(figures.measures(entry), folder / claim.id)
+        entry["figure"] = f"figures/{claim.id}.png"
+        if claim.figure != "measures":
+            pictures[f"{claim.id}/{claim.figure}"] = draw(claim.figure, result.runs)
     write_json(out / "claims.json", data)
     return render(data, pictures, out / "report.html")
 
 
-def _draw(name: str, runs: Mapping[str, Sequence[StoredRun]], entry: Mapping[str, Any], path: Path) -> Path:
-    figures.save(figures.FIGURES[name](runs, dict(entry)), path)
+def _save(figure: Figure, path: Path) -> Path:
+    figures.save(figure, path)
     return path.with_name(path.name + ".png")

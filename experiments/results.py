@@ -46,6 +46,7 @@ def _measure(m: Measured) -> dict[str, Any]:
         "values": [_number(value) for value in m.values],
         "tolerance": [_number(end) for end in m.tolerance],
         "inside": m.inside,
+        "scale": m.scale,
     }
 
 

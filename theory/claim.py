@@ -41,12 +41,14 @@ class Measure:
       extract: one seed's run of every arm -> the value. Arms share the seed, so a comparison is paired.
       predicted: the prediction in words.
       tolerance: (lower, upper); infinite ends are allowed. It stands here before any run.
+      scale: "log" for a ratio of positive quantities: its mean is geometric, its interval is of the logarithms.
     """
 
     name: str
     extract: Callable[[Arms], float]
     predicted: str
     tolerance: tuple[float, float]
+    scale: Literal["linear", "log"] = "linear"
 
 
 @dataclass(frozen=True)

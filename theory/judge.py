@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Measured:
     interval: tuple[float, float] | None
     tolerance: tuple[float, float]
     inside: bool | None
+    scale: str
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,30 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(x.mean()) - half, float(x.mean()) + half
 
 
+def _mean_and_interval(values: Sequence[float], scale: str) -> tuple[float, tuple[float, float] | None]:
+    if scale == "linear":
+        return float(np.mean(values)), t_interval(values)
+    # A ratio that is not positive has no logarithm: NaN, so that the measure stays undecided.
+    logs = [math.log(value) if value > 0 else math.nan for value in values]
+    interval = t_interval(logs)
+    return float(np.exp(np.mean(logs))), interval and (math.exp(interval[0]), math.exp(interval[1]))
+
+
 def measured(measure: Measure, seeds: Sequence[Arms]) -> Measured:
     """Extract a measure from every seed and place its interval against the tolerance.
 
     Inside: the whole interval lies in the tolerance. Outside: it lies wholly beyond. Otherwise undecided.
     """
     values = tuple(float(measure.extract(arms)) for arms in seeds)
-    interval, (low, high) = t_interval(values), measure.tolerance
+    mean, interval = _mean_and_interval(values, measure.scale)
+    low, high = measure.tolerance
     inside: bool | None = None
     if interval is not None:
         if low <= interval[0] and interval[1] <= high:
             inside = True
         elif interval[1] < low or high < interval[0]:
             inside = False
-    mean = float(np.mean(values))
-    return Measured(measure.name, measure.predicted, values, mean, interval, measure.tolerance, inside)
+    return Measured(measure.name, measure.predicted, values, mean, interval, measure.tolerance, inside, measure.scale)
 
 
 def status_of(measures: Sequence[Measured]) -> Status:

@@ -44,7 +44,11 @@ def checks(runs: Path) -> Iterator[Check]:
     devices = ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices())
     yield "devices", True, f"{devices}; environment {environment_digest()}"
     yield "attention backends", True, ", ".join(BACKENDS)
-    yield "64-bit floats", True, "on" if env["x64"] else "off; the float64 checks switch them on for themselves"
+    yield (
+        "64-bit floats",
+        True,
+        "on" if env["jax_enable_x64"] == "True" else "off; the float64 checks switch them on for themselves",
+    )
     error = _attention_agrees()
     # Float32 rounding of sums over 8 keys and 16 features stays near 1e-6.
     yield "attention against jax.nn", error < 1e-5, f"largest difference {error:.1e}"

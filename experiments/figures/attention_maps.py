@@ -6,7 +6,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from experiments.figures.evidence import Arms, Example, example, layers, leading_run
+from experiments.figures.evidence import Arms, Example, arm_label, example, layers, leading_run
 from experiments.figures.style import MUTED, new_figure, style
 from experiments.figures.text import literal
 
@@ -40,7 +40,7 @@ def attention_maps(runs: Arms) -> Figure:
         bar.set_label("attention weight")
         bar.outline.set_visible(False)
         figure.suptitle(
-            f"Attention of arm {literal(arm)}, seed {run.seed} (trigger tokens in red)",
+            f"Attention, {arm_label(runs, arm)}, seed {run.seed} (trigger tokens in red)",
             x=0.01,
             ha="left",
             size=11,

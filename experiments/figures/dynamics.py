@@ -10,7 +10,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from experiments.figures.evidence import Arms, Run, curve, layers
+from experiments.figures.evidence import Arms, Run, arm_label, curve, layers
 from experiments.figures.style import BASELINE, INK, MUTED, arm_colours, new_figure, step_axis, style
 from experiments.figures.text import literal, number
 from jaxsink.metrics import LineFit, line_fit
@@ -97,7 +97,7 @@ def dynamics(runs: Arms) -> Figure:
             if quantity.array in ("value_norm_start", "value_ratio"):
                 axes.set_ylim(bottom=0)
             step_axis(axes, _first_step(runs))
-        marks = [Line2D([], [], color=colour, lw=2.2, label=literal(arm)) for arm, colour in colours.items()]
+        marks = [Line2D([], [], color=colour, lw=2.2, label=arm_label(runs, arm)) for arm, colour in colours.items()]
         marks += [
             Line2D([], [], color=MUTED, lw=0.7, label="single seeds"),
             Line2D([], [], color=BASELINE, lw=1.2, ls="--", label="uniform attention"),

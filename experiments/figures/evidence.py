@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.figures.text import token_label
+from experiments.figures.text import literal, token_label
 
 
 class Run(Protocol):
@@ -117,6 +117,20 @@ def leading_run(arms: Arms) -> tuple[str, Run]:
             raise ValueError(f"runs[{arm!r}]: expected at least one run, got none; drop the arm or make its evidence.")
     arm = next(iter(arms))
     return arm, arms[arm][0]
+
+
+def arm_label(arms: Arms, arm: str) -> str:
+    """What an arm is called in a picture: its run in words without the sizes, or its name.
+
+    Args:
+        arms: arm name to runs.
+        arm: the arm.
+
+    Returns:
+        Text that matplotlib shows as it stands.
+    """
+    words = str(arms[arm][0].manifest.get("label", arm))
+    return literal(words.split(";")[0])
 
 
 def example(run: Run, index: int, positions: int) -> Example:

@@ -5,9 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.figures.attention_maps import label_tokens
-from experiments.figures.evidence import Arms, curve, example, layers
+from experiments.figures.evidence import Arms, arm_label, curve, example, layers
 from experiments.figures.style import MUTED, arm_colours, new_figure, style
-from experiments.figures.text import literal
 
 _POSITIONS = 40
 _ROWS = (
@@ -26,7 +25,8 @@ def residual_norms(runs: Arms) -> Figure:
 
     Returns:
         The figure: one column per block; rows for the start token, the most frequent content token and the
-        mean over other positions, which share one scale, and for the peak ratio.
+        mean over other positions, which share the block's scale, and for the peak ratio. Scales fit the median
+        seed of every arm, so that a seed that runs away leaves the others visible.
 
     Raises:
         ValueError: there is no run, or a run lacks an array.
@@ -36,22 +36,27 @@ def residual_norms(runs: Arms) -> Figure:
     with style():
         figure = new_figure(max(3.4 * depth, 5.5), 10.0)
         grid = figure.subplots(len(_ROWS), depth, squeeze=False, sharex=True)
+        tops = np.zeros((2, depth))
         for row, (name, title, unit) in enumerate(_ROWS):
+            scale = int(name == "peak_ratio")
             for block, axes in enumerate(grid[row]):
-                axes.sharey(grid[row, 0] if name == "peak_ratio" else grid[0, 0])
                 for arm, arm_runs in runs.items():
                     if block >= arm_runs[0].arrays["attn_start"].shape[1]:
                         continue
                     drawn = curve(arm, arm_runs, name, block)
                     axes.plot(drawn.step, drawn.seeds.T, color=colours[arm], lw=0.7, alpha=0.45)
                     axes.plot(drawn.step, drawn.mean, color=colours[arm], lw=2.2)
+                    median = np.nanmax(np.median(drawn.seeds, axis=0))
+                    tops[scale, block] = max(tops[scale, block], median)
                 axes.set_title(f"Block {block}: {title}")
                 axes.set_ylabel(unit)
-                axes.set_ylim(bottom=0)
                 axes.set_xlim(left=0)
+        for row, (name, _, _) in enumerate(_ROWS):
+            for block, axes in enumerate(grid[row]):
+                axes.set_ylim(0, 1.2 * tops[int(name == "peak_ratio"), block])
         for axes in grid[-1]:
             axes.set_xlabel("training step")
-        marks = [Line2D([], [], color=colour, lw=2.2, label=literal(arm)) for arm, colour in colours.items()]
+        marks = [Line2D([], [], color=colour, lw=2.2, label=arm_label(runs, arm)) for arm, colour in colours.items()]
         marks.append(Line2D([], [], color=MUTED, lw=0.7, label="single seeds"))
         figure.legend(handles=marks, loc="outside lower center", ncols=min(len(marks), 6))
     return figure
@@ -87,7 +92,7 @@ def residual_by_token(runs: Arms) -> Figure:
             label_tokens(axes.xaxis, shown, 7.5)
             axes.grid(False, axis="x")
             axes.set_xlim(-0.8, len(norms) - 0.2)
-            axes.set_title(f"{literal(arm)}, seed {run.seed}, output of block {block}", color=colours[arm])
+            axes.set_title(f"{arm_label(runs, arm)}, seed {run.seed}, output of block {block}", color=colours[arm])
             axes.set_xlabel("token (position)")
             axes.set_ylabel("residual norm")
     return figure

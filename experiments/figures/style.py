@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+
+from jaxsink.files import whole
 
 INK = "#222222"
 MUTED = "#767676"
@@ -33,7 +34,7 @@ _PALETTE = (
     "#332288",
 )
 # The arms that most figures show, so that they never depend on what stands beside them.
-_RESERVED = {"adam": 0, "base": 0, "softmax": 0, "sgd": 1, "relu": 2}
+_RESERVED = {"softmax": 0, "deep_adam": 0, "deep_sgd": 1, "triggers_only": 1, "relu": 2, "deep_relu": 2}
 
 
 class Outcome(NamedTuple):
@@ -147,9 +148,8 @@ def save(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> tuple[P
     stem = Path(path_without_suffix)
     stem.parent.mkdir(parents=True, exist_ok=True)
     targets = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg"))
-    with style(), tempfile.TemporaryDirectory(dir=stem.parent, prefix=".figure-") as folder:
+    with style():
         for target in targets:
-            temporary = Path(folder) / target.name
-            figure.savefig(temporary, format=target.suffix[1:], dpi=150)
-            os.replace(temporary, target)
+            with whole(target) as temporary:
+                figure.savefig(temporary, format=target.suffix[1:], dpi=150)
     return targets

@@ -4,9 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.figures.attention_maps import label_tokens
-from experiments.figures.evidence import Arms, example, layers, leading_run
+from experiments.figures.evidence import Arms, arm_label, example, layers, leading_run
 from experiments.figures.style import arm_colours, new_figure, style
-from experiments.figures.text import literal
 
 _POSITIONS = 64
 
@@ -47,7 +46,7 @@ def value_norms(runs: Arms) -> Figure:
                 axes.set_xlabel("token (position)")
                 axes.set_ylabel("norm of W_O v")
         figure.suptitle(
-            f"Value norms of arm {literal(arm)}, seed {run.seed} (<s> black, dashed: median of the others)",
+            f"Value norms, {arm_label(runs, arm)}, seed {run.seed} (<s> black, dashed: median of the others)",
             x=0.01,
             ha="left",
             size=11,

@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import math
-import os
 import re
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from experiments.figures.text import interval, number, tolerance
+from jaxsink.files import whole
 
 _HERE = Path(__file__).parent
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -119,8 +118,10 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
             **_inline("css", "js"),
         )
     )
-    _write(Path(out), page)
-    return Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out
 
 
 def _environment() -> jinja2.Environment:
@@ -233,11 +234,3 @@ def _picture(name: str, image: Path | bytes, title: str, alt: str) -> _Picture:
     # The size stands at a fixed place in the first chunk of every PNG (PNG specification, 11.2.1).
     width, height = struct.unpack(">II", image[16:24])
     return _Picture(title, alt, "data:image/png;base64," + base64.b64encode(image).decode(), width, height)
-
-
-def _write(out: Path, page: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".report-") as folder:
-        temporary = Path(folder) / "report.html"
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, out)

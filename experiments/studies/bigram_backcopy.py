@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from jaxsink.files import whole
 from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, train
 from jaxsink.training.loop import TrainState
 from jaxsink.training.observe import ablations, examples
@@ -125,9 +126,8 @@ class Trainer:
     def _checkpoint(self, partial: Path, seeds: Sequence[int], state: TrainState, curves: Curves) -> None:
         # The curves first: a kill between the two leaves curves that reach past the state, which a resume cuts.
         state_file, curves_file = self._files(partial, seeds)
-        temporary = curves_file.with_suffix(".tmp")
-        save_file(curves, temporary)
-        temporary.replace(curves_file)
+        with whole(curves_file) as temporary:
+            save_file(curves, temporary)
         save(state_file, state)
 
     def _resumed(self, partial: Path, seeds: Sequence[int], fresh: TrainState) -> tuple[TrainState, Curves]:

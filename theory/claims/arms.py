@@ -12,7 +12,7 @@ from dataclasses import replace
 from jaxsink.attention import ReLU
 from jaxsink.models import TransformerConfig
 from jaxsink.training import SGD, AdamW, TrainConfig
-from theory.claim import Tier
+from theory.claim import TIERS, Tier
 
 _QUICK = TrainConfig(
     model=TransformerConfig(d_model=64),
@@ -30,7 +30,7 @@ def _relu(spec: TrainConfig) -> TrainConfig:
     return replace(spec, model=replace(spec.model, attention=ReLU()))
 
 
-SOFTMAX: Mapping[Tier, TrainConfig] = {"quick": replace(_QUICK, steps=3000), "paper": _PAPER}
+SOFTMAX: Mapping[Tier, TrainConfig] = {"quick": replace(_QUICK, steps=6000), "paper": _PAPER}
 RELU: Mapping[Tier, TrainConfig] = {
     "quick": _relu(_QUICK),
     "paper": _relu(_PAPER),
@@ -59,4 +59,4 @@ DEEP_RELU: Mapping[Tier, TrainConfig] = {
 
 def by_tier(**arms: Mapping[Tier, TrainConfig]) -> dict[Tier, dict[str, TrainConfig]]:
     """{arm: {tier: run}} turned into the {tier: {arm: run}} of `Claim.evidence`."""
-    return {tier: {name: arm[tier] for name, arm in arms.items()} for tier in ("quick", "paper")}
+    return {tier: {name: arm[tier] for name, arm in arms.items()} for tier in TIERS}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jaxsink import metrics
-from theory.claim import Arms, Claim, Control, Measure
+from theory.claim import TIERS, Arms, Claim, Control, Measure
 from theory.claims import arms
 from theory.claims.readings import (
     after_fast_phase,
@@ -77,7 +77,7 @@ BB2 = Claim(
     statement="The Bigram part is learned before the Backcopy part.",
     kind="training",
     evidence=arms.by_tier(softmax=arms.SOFTMAX, triggers_only=arms.TRIGGERS_ONLY),
-    measures=dict.fromkeys(("quick", "paper"), (_order(0.1), _order(0.05))),
+    measures=dict.fromkeys(TIERS, (_order(0.1), _order(0.05))),
     expected="supported",
     control=Control("loss on the copy positions only, so that Bigram is never taught", {"softmax": "triggers_only"}),
     figure="dynamics",
@@ -103,7 +103,7 @@ def _sink_forms(correlation: float) -> Measures:
             f"> {correlation}",
             (correlation, INF),
         ),
-        Measure("largest Attn_<s> before the fall, over uniform", _early_sink, "< 2.5", (-INF, 2.5)),
+        Measure("largest Attn_<s> before the fall, over uniform", _early_sink, "< 2.5", (-INF, 2.5), "log"),
     )
 
 
@@ -126,11 +126,27 @@ def _drains(ratio: float) -> Measures:
         return curve(a["softmax"], "value_norm_start", 0)
 
     return (
-        Measure("largest over first |W_O v_<s>|", lambda a: float(norms(a).max() / norms(a)[0]), "> 1.05", (1.05, INF)),
         Measure(
-            "last over largest |W_O v_<s>|", lambda a: float(norms(a)[-1] / norms(a).max()), "< 0.67", (-INF, 0.67)
+            "largest over first |W_O v_<s>|",
+            lambda a: float(norms(a).max() / norms(a)[0]),
+            "> 1.05",
+            (1.05, INF),
+            "log",
         ),
-        Measure("final Val ratio of <s>", lambda a: final(a["softmax"], "value_ratio", 0), f"< {ratio}", (-INF, ratio)),
+        Measure(
+            "last over largest |W_O v_<s>|",
+            lambda a: float(norms(a)[-1] / norms(a).max()),
+            "< 0.67",
+            (-INF, 0.67),
+            "log",
+        ),
+        Measure(
+            "final Val ratio of <s>",
+            lambda a: final(a["softmax"], "value_ratio", 0),
+            f"< {ratio}",
+            (-INF, ratio),
+            "log",
+        ),
     )
 
 
@@ -204,7 +220,7 @@ BB6 = Claim(
     statement="After the fast phase Dlogit grows like the logarithm of time.",
     kind="training",
     evidence=arms.by_tier(softmax=arms.SOFTMAX, triggers_only=arms.TRIGGERS_ONLY),
-    measures=dict.fromkeys(("quick", "paper"), _log_growth()),
+    measures=dict.fromkeys(TIERS, _log_growth()),
     expected="supported",
     control=Control("loss on the copy positions only, so that no sink logit grows", {"softmax": "triggers_only"}),
     figure="dynamics",
@@ -235,6 +251,7 @@ def _roles(moved: float, copy: float, guess: float) -> Measures:
             lambda a: scalar(a, "no_mlp_bigram") / scalar(a, "uniform_bigram"),
             f"within {guess:.0%} of 1",
             (1 - guess, 1 + guess),
+            "log",
         ),
     )
 
@@ -258,7 +275,7 @@ def _concentration(when: int) -> Measures:
         run = a["softmax"]
         return float(curve(run, "sink_logit_std", 0)[when] / curve(run, "other_logit_std", 0)[when])
 
-    return (Measure("std of the logit on <s> over that of other logits", ratio, "< 0.5", (-INF, 0.5)),)
+    return (Measure("std of the logit on <s> over that of other logits", ratio, "< 0.5", (-INF, 0.5), "log"),)
 
 
 BB8 = Claim(
@@ -267,9 +284,9 @@ BB8 = Claim(
     statement="The logits on <s> concentrate: all dormant queries give it nearly the same one.",
     kind="training",
     evidence=arms.by_tier(softmax=arms.SOFTMAX),
-    measures=dict.fromkeys(("quick", "paper"), _concentration(-1)),
+    measures=dict.fromkeys(TIERS, _concentration(-1)),
     expected="supported",
-    control=Control("the same network before training", measures=dict.fromkeys(("quick", "paper"), _concentration(0))),
+    control=Control("the same network before training", measures=dict.fromkeys(TIERS, _concentration(0))),
 )
 
 
@@ -278,7 +295,7 @@ def _no_peak() -> Measures:
     def ratio(a: Arms) -> float:
         return final(a["softmax"], "peak_ratio", 0)
 
-    return (Measure("residual norm at <s> over the other positions, block 0", ratio, "< 1.5", (-INF, 1.5)),)
+    return (Measure("residual norm at <s> over the other positions, block 0", ratio, "< 1.5", (-INF, 1.5), "log"),)
 
 
 BB9 = Claim(
@@ -287,7 +304,7 @@ BB9 = Claim(
     statement="One layer has no residual-state peak.",
     kind="training",
     evidence=arms.by_tier(softmax=arms.SOFTMAX, deep_adam=arms.DEEP_ADAM),
-    measures=dict.fromkeys(("quick", "paper"), _no_peak()),
+    measures=dict.fromkeys(TIERS, _no_peak()),
     expected="supported",
     control=Control("three layers under Adam, where the peak is known to appear", {"softmax": "deep_adam"}),
     figure="residual_by_token",
@@ -298,7 +315,9 @@ BB9 = Claim(
 def _relu_removes(solved: float) -> Measures:
     return (
         Measure("Attn_<s> over uniform", lambda a: excess_over_uniform(a["relu"]), "<= 1", (-INF, 1.0)),
-        Measure("last over first |W_O v_<s>|", lambda a: growth(a["relu"], "value_norm_start"), ">= 1", (1.0, INF)),
+        Measure(
+            "last over first |W_O v_<s>|", lambda a: growth(a["relu"], "value_norm_start"), ">= 1", (1.0, INF), "log"
+        ),
         Measure("Backcopy risk (nats)", lambda a: final(a["relu"], "backcopy"), f"< {solved}", (-INF, solved)),
         Measure("Bigram risk (nats)", lambda a: final(a["relu"], "bigram"), f"< {solved}", (-INF, solved)),
     )
