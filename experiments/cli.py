@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from theory.claim import Claim
 from theory.claims import all_claims, select
 
 app = typer.Typer(
@@ -61,6 +63,14 @@ def mistakes() -> Iterator[None]:
         raise typer.Exit(MISTAKE) from error
 
 
+def _chosen(ids: list[str] | None, modules: list[str] | None) -> list[Claim]:
+    if modules:
+        # Last, so that a folder of the user's called theory or experiments hides nothing. A console script does not
+        # search the working folder by itself.
+        sys.path.append(os.getcwd())
+    return select(all_claims(modules or ()), ids or [])
+
+
 @app.command()
 def verify(
     ids: IdsArgument = None,
@@ -85,7 +95,7 @@ def verify(
     from experiments.commands import verify as command
 
     with mistakes():
-        chosen = select(all_claims(claims or ()), ids or [])
+        chosen = _chosen(ids, claims)
         if text is not None:
             chosen = command.on_text(chosen, text, triggers)
         if from_results and force:
@@ -109,7 +119,7 @@ def verify(
 def list_claims(ids: IdsArgument = None, claims: ModulesOption = None) -> None:
     """List claims with their predictions, tolerances and controls."""
     with mistakes():
-        chosen = select(all_claims(claims or ()), ids or [])
+        chosen = _chosen(ids, claims)
     table = Table(show_lines=True)
     for name in ("claim", "statement", "predicted (quick)", "predicted (paper)", "control", "expected"):
         table.add_column(name)

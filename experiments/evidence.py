@@ -11,7 +11,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +29,11 @@ from jaxsink.files import whole
 
 SCHEMA = 1
 PARTIAL = ".partial"
+# A run that a new one is about to replace.
+OLD = ".old"
+# Only folders with such names are the store's: what else lies in a folder of runs is somebody's own.
+KEY_NAME = re.compile("[0-9a-f]{16}")
+RUN_NAME = re.compile(rf"[0-9a-f]{{8}}({PARTIAL}|{OLD})?".replace(".", r"\."))
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,10 @@ class EvidenceStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def discard_partial(self, key: str) -> None:
+        """Forget a run that is under way, so that it starts afresh."""
+        shutil.rmtree(self.partial(key))
+
     def find(self, key: str) -> StoredRun | None:
         """The finished run `key` of this environment, if there is one."""
         folder = self.folder(key)
@@ -104,13 +116,18 @@ class EvidenceStore:
     def find_all(self, key: str) -> dict[str, StoredRun]:
         """Every finished run `key`, by environment digest; this environment first."""
         here = environment_digest()
-        folders = [f for f in self._folders(self.root / key) if f.suffix != PARTIAL]
+        folders = [f for f in self._folders(self.root / key, RUN_NAME) if not f.suffix]
         return {f.name: self.load(f) for f in sorted(folders, key=lambda f: (f.name != here, f.name))}
 
     def load(self, folder: Path) -> StoredRun:
-        manifest = read_manifest(folder)
-        with np.load(folder / "arrays.npz", allow_pickle=False) as data:
-            return StoredRun(folder, manifest, {name: data[name] for name in data.files})
+        manifest, path = read_manifest(folder), folder / "arrays.npz"
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
+                return StoredRun(folder, manifest, {name: data[name] for name in data.files})
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path} holds no readable arrays ({error}); remove that folder or choose another one with --runs."
+            ) from error
 
     def commit(self, key: str, arrays: Mapping[str, np.ndarray], params: Any, manifest: Mapping[str, Any]) -> StoredRun:
         """Write a finished run: everything into the partial folder, then one rename.
@@ -127,7 +144,9 @@ class EvidenceStore:
             partial / "manifest.json",
             {"schema": SCHEMA, "key": key, "environment": environment(), **manifest},
         )
-        old = final.with_suffix(".old")
+        old = final.with_suffix(OLD)
+        # One may be left of a process that was killed just here.
+        shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             os.replace(final, old)
         os.replace(partial, final)
@@ -137,10 +156,10 @@ class EvidenceStore:
     def entries(self) -> list[tuple[Path, dict[str, Any] | None, int]]:
         """(folder, manifest, bytes) of all that is stored; the manifest is None for partial or foreign runs."""
         found = []
-        for key in self._folders(self.root):
-            for folder in self._folders(key):
+        for key in self._folders(self.root, KEY_NAME):
+            for folder in self._folders(key, RUN_NAME):
                 manifest = None
-                if folder.suffix != PARTIAL:
+                if not folder.suffix:
                     with suppress(ValueError):
                         manifest = read_manifest(folder)
                 size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
@@ -148,17 +167,24 @@ class EvidenceStore:
         return found
 
     @staticmethod
-    def _folders(parent: Path) -> list[Path]:
-        return sorted(f for f in parent.iterdir() if f.is_dir()) if parent.is_dir() else []
+    def _folders(parent: Path, names: re.Pattern[str]) -> list[Path]:
+        inside = parent.iterdir() if parent.is_dir() else ()
+        return sorted(f for f in inside if names.fullmatch(f.name) and f.is_dir())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the store, so that two processes never make the same run at once.
 
         Raises:
-          ValueError: another process holds it.
+          ValueError: another process holds it, or it cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / ".lock").touch()
+        except OSError as error:
+            raise ValueError(
+                f"--runs {self.root} cannot be written ({error.strerror}); name another folder."
+            ) from error
         with open(self.root / ".lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

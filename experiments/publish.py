@@ -70,7 +70,12 @@ def document(results: Sequence[Result], tier: Tier, command: str, seconds: float
 
 
 def _shared_arms(results: Sequence[Result]) -> dict[str, Sequence[StoredRun]]:
-    return {arm: runs for result in results for arm, runs in result.runs.items()}
+    """Arms by name; of two with one name, that of the earlier claim, as the built-in ones come first."""
+    arms: dict[str, Sequence[StoredRun]] = {}
+    for result in results:
+        for arm, runs in result.runs.items():
+            arms.setdefault(arm, runs)
+    return arms
 
 
 def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seconds: float) -> Path:
@@ -79,32 +84,39 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
     Returns:
       The path of report.html.
     """
-    data = document(results, tier, command, seconds)
-    folder = out / "figures"
+    data, folder = document(results, tier, command, seconds), out / "figures"
+    judged = [(r, entry) for r, entry in zip(results, data["claims"], strict=True) if r.verdict.measures]
+    for result, entry in judged:
+        entry["figure"] = f"figures/{result.claim.id}.png"
+    # First, so that a figure's fault takes no verdict with it, and a folder half written is known as a report's.
+    write_json(out / "claims.json", data)
     folder.mkdir(exist_ok=True)
-    drawn: dict[str, Path] = {}
+    drawn: dict[Any, Path] = {}
 
     def draw(name: str, runs: Mapping[str, Sequence[StoredRun]]) -> Path:
         """A picture of runs, drawn once however many claims show it."""
-        file = "-".join([name, *runs])
-        if file not in drawn:
-            drawn[file] = _save(figures.FIGURES[name](runs, {}), folder / file)
-        return drawn[file]
+        what = name, tuple((arm, *(run.key for run in each)) for arm, each in runs.items())
+        if what not in drawn:
+            file = "-".join([name, *runs])
+            # Claims of a user's own may have arms of the same names and other runs.
+            if any(path.stem == file for path in drawn.values()):
+                file += f"-{len(drawn)}"
+            drawn[what] = _save(figures.FIGURES[name](runs, {}), folder / file)
+        return drawn[what]
 
     pictures: dict[str, Path] = {}
     arms = _shared_arms(results)
     for name, wanted in OVERVIEW.items():
         if shown := {arm: arms[arm] for arm in wanted if arm in arms}:
             pictures[name] = draw(name, shown)
-    for result, entry in zip(results, data["claims"], strict=True):
+    for result, entry in judged:
         claim = result.claim
-        if not result.verdict.measures:
-            continue
         pictures[claim.id] = _save(figures.measures(entry), folder / claim.id)
-        entry["figure"] = f"figures/{claim.id}.png"
         if claim.figure != "measures":
             pictures[f"{claim.id}/{claim.figure}"] = draw(claim.figure, result.runs)
-    write_json(out / "claims.json", data)
+    for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:
+        if path.with_suffix(".png") not in pictures.values():
+            path.unlink()  # of the report before this one
     return render(data, pictures, out / "report.html")
 
 

@@ -14,6 +14,8 @@ from theory.claim import Claim, Tier
 from theory.judge import Measured, Verdict
 
 SCHEMA = 1
+# What `compare` reads of a claim.
+ENTRY = {"id", "status", "measures", "control"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ def read_claims(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has schema {data.get('schema')}, and this version reads {SCHEMA}; write it again with verify."
         )
+    if "profile" not in data or not all(isinstance(c, dict) and set(c) >= ENTRY for c in data["claims"]):
+        raise ValueError(
+            f"{path} lacks what every claim must have ({', '.join(sorted(ENTRY))}); write it again with verify."
+        )
     return data
 
 
@@ -112,13 +118,16 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[s
         a, b = left[name], right[name]
         if a["status"] != b["status"]:
             rows.append((name, "status", a["status"], b["status"]))
-        theirs = {m["name"]: m for m in b["measures"]}
-        for m in a["measures"]:
-            other = theirs.get(m["name"])
-            if other is None:
-                rows.append((name, m["name"], "measured", "absent"))
-            elif m["inside"] != other["inside"] or _apart(m["ci95"], other["ci95"]):
-                rows.append((name, m["name"], _words(m), _words(other)))
+        if a["control"]["status"] != b["control"]["status"]:
+            rows.append((name, "control", a["control"]["status"], b["control"]["status"]))
+        mine, theirs = ({m["name"]: m for m in side["measures"]} for side in (a, b))
+        for measure in [*mine, *(m for m in theirs if m not in mine)]:
+            if measure not in mine or measure not in theirs:
+                rows.append((name, measure, *("measured" if measure in side else "absent" for side in (mine, theirs))))
+                continue
+            m, other = mine[measure], theirs[measure]
+            if m["inside"] != other["inside"] or _apart(m["ci95"], other["ci95"]):
+                rows.append((name, measure, _words(m), _words(other)))
     return rows
 
 

@@ -53,12 +53,13 @@ def _key(spec: Spec, seed: int) -> str:
 
 
 def plan(claims: Sequence[Claim], tier: Tier, seeds: Sequence[int], store: EvidenceStore, force: bool) -> list[Job]:
-    """The runs that are missing, every specification once, in the order in which claims want them."""
+    """The runs that are missing, every specification once, in the order in which claims want them.
+
+    Raises:
+      ValueError: a stored one cannot be read. It shows here, before any work is done.
+    """
     specs = {_name(s): s for c in claims if tier in c.evidence for s in c.evidence[tier].values()}
-    jobs = [
-        Job(spec, tuple(s for s in seeds if force or not store.folder(_key(spec, s)).exists()))
-        for spec in specs.values()
-    ]
+    jobs = [Job(spec, tuple(s for s in seeds if force or store.find(_key(spec, s)) is None)) for spec in specs.values()]
     return [job for job in jobs if job.seeds]
 
 
@@ -92,12 +93,15 @@ def collect(
     Args:
       anywhere: whether another environment's complete evidence will do where this one's is not there.
     """
-    found = {
-        (arm, seed): store.find_all(_key(spec, seed)) for arm, spec in claim.evidence[tier].items() for seed in seeds
-    }
-    here = store.folder("").name
-    environments = dict.fromkeys(name for runs in found.values() for name in runs) if anywhere else {here: None}
-    for name in environments:
+
+    def find(key: str) -> Mapping[str, StoredRun]:
+        if anywhere:
+            return store.find_all(key)
+        run = store.find(key)
+        return {} if run is None else {run.folder.name: run}
+
+    found = {(arm, seed): find(_key(spec, seed)) for arm, spec in claim.evidence[tier].items() for seed in seeds}
+    for name in dict.fromkeys(name for runs in found.values() for name in runs):
         if all(name in runs for runs in found.values()):
             return {arm: [found[arm, seed][name] for seed in seeds] for arm in claim.evidence[tier]}
     return None
@@ -156,10 +160,13 @@ def verify(
     reporter.begin(sum(job.cost for job in jobs))
     try:
         for job in jobs:
+            if force:
+                for seed in job.seeds:
+                    store.discard_partial(_key(job.spec, seed))
             _make(job, store, reporter)
             pending.discard(_name(job.spec))
             settle(when_complete)
     except KeyboardInterrupt:
-        why = "interrupted before its evidence was finished; the same command continues"
+        why = f"interrupted before its evidence was finished; the same command {'without --force ' * force}continues"
     settle(lambda claim: Result(claim, tier, Verdict("not run", note=why), {}, failed=True))
     return [results[claim.id] for claim in claims]

@@ -123,9 +123,7 @@ def test_nothing_loads_torch(tmp_path: Path) -> None:
     # Where torch is missing, an import of it inside try/except would pass unseen: an empty one shows it.
     (tmp_path / "torch.py").touch()
     assert "torch" in loaded_by("import torch", path=str(tmp_path))
-    loaded = loaded_by(
-        "import jaxsink.attention, jaxsink.models, theory, experiments.cli", path=str(tmp_path)
-    )
+    loaded = loaded_by("import jaxsink.attention, jaxsink.models, theory, experiments.cli", path=str(tmp_path))
     assert "torch" not in loaded
 
 

@@ -38,9 +38,7 @@ def test_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> None:
 
 
 def test_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
-    others = {
-        name for name in wheel_files if not name.startswith(tuple(f"{package}/" for package in PACKAGES))
-    }
+    others = {name for name in wheel_files if not name.startswith(tuple(f"{package}/" for package in PACKAGES))}
     assert all(name.startswith(f"jaxsink-{PROJECT['version']}.dist-info/") for name in others), others
     assert any(name.endswith("/licenses/LICENSE") for name in others)
 

@@ -54,7 +54,8 @@ def _mean_and_interval(values: Sequence[float], scale: str) -> tuple[float, tupl
     # A ratio that is not positive has no logarithm: NaN, so that the measure stays undecided.
     logs = [math.log(value) if value > 0 else math.nan for value in values]
     interval = t_interval(logs)
-    return float(np.exp(np.mean(logs))), interval and (math.exp(interval[0]), math.exp(interval[1]))
+    ends = None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
+    return float(np.exp(np.mean(logs))), ends
 
 
 def measured(measure: Measure, seeds: Sequence[Arms]) -> Measured:

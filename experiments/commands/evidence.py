@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.environment import environment_digest
-from experiments.evidence import PARTIAL, EvidenceStore
+from experiments.evidence import EvidenceStore
 
 
 def _size(count: int) -> str:
@@ -25,7 +26,7 @@ def show(runs: Path, console: Console) -> None:
         table.add_column(name)
     for folder, manifest, size in entries:
         if manifest is None:
-            what = "unfinished" if folder.suffix == PARTIAL else "of another version"
+            what = "unfinished" if folder.suffix else "of another version"
             row = (what, "", folder.name, "")
         else:
             device = f"{manifest['environment']['device']}, jax {manifest['environment']['jax']}"
@@ -37,15 +38,16 @@ def show(runs: Path, console: Console) -> None:
 def prune(runs: Path, everything: bool, yes: bool, console: Console) -> None:
     """Remove unfinished, foreign and outdated runs, or all; without `yes` only say what would go."""
     store, here = EvidenceStore(runs), environment_digest()
-    entries = store.entries()
-    doomed = [(f, size) for f, manifest, size in entries if everything or manifest is None or f.name != here]
-    total = _size(sum(size for _, size in doomed))
-    if not yes:
-        for folder, size in doomed:
-            console.print(f"{folder}  {_size(size)}", markup=False)
-        console.print(f"{len(doomed)} of {len(entries)} runs, {total}, would go; add --yes to remove them")
-        return
-    with store.locked():
+    # What goes is looked up under the lock: another process may be about to finish one of the runs under way.
+    with store.locked() if yes else nullcontext():
+        entries = store.entries()
+        doomed = [(f, size) for f, manifest, size in entries if everything or manifest is None or f.name != here]
+        total = _size(sum(size for _, size in doomed))
+        if not yes:
+            for folder, size in doomed:
+                console.print(f"{folder}  {_size(size)}", markup=False, soft_wrap=True)
+            console.print(f"{len(doomed)} of {len(entries)} runs, {total}, would go; add --yes to remove them")
+            return
         for folder, _ in doomed:
             shutil.rmtree(folder)
             if not any(folder.parent.iterdir()):

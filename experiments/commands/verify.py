@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from experiments.evidence import EvidenceStore
+from experiments.figures import FIGURES
 from experiments.publish import claim_output, publish
 from experiments.results import Result
 from experiments.runner import Reporter, verify
-from jaxsink.training import TextChain, TrainConfig
+from jaxsink.training import TaskConfig, TextChain, TrainConfig
 from theory.claim import Claim, Spec, Tier
 
 COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "check broken": "magenta"}
@@ -96,7 +99,10 @@ def on_text(claims: Sequence[Claim], text: Path, triggers: int) -> list[Claim]:
             return spec
         return replace(spec, task=replace(spec.task, chain=TextChain(text), n_triggers=triggers))
 
-    TrainConfig(task=replace(TrainConfig().task, chain=TextChain(text), n_triggers=triggers)).task.build()
+    try:
+        TaskConfig(chain=TextChain(text), n_triggers=triggers).build()
+    except ValueError as error:
+        raise ValueError(f"--text {text} with --triggers {triggers} makes no task: {error}") from error
     return [
         replace(c, evidence={tier: {arm: moved(s) for arm, s in arms.items()} for tier, arms in c.evidence.items()})
         for c in claims
@@ -145,11 +151,21 @@ def run(request: Request, console: Console) -> int:
 
     Returns:
       0 if every claim was judged; 1 if one could not be, or if a verdict differs from `expected` under --strict.
+
+    Raises:
+      ValueError: a claim wants a figure that does not exist, or --out or --runs cannot be used.
     """
     start = time.monotonic()
+    for claim in request.claims:
+        if claim.figure not in FIGURES:
+            nearest = difflib.get_close_matches(claim.figure, FIGURES, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"claim {claim.id} wants the figure {claim.figure!r}; the nearest there is is {nearest!r}."
+            )
     claim_output(request.out)
     store, reporter = EvidenceStore(request.runs), ConsoleReporter(console)
-    with store.locked(), reporter.progress:
+    # Judging what is stored writes nothing into the store, which may then be an archive.
+    with nullcontext() if request.from_results else store.locked(), reporter.progress:
         results = verify(
             request.claims,
             request.tier,
@@ -161,7 +177,7 @@ def run(request: Request, console: Console) -> int:
         )
     report = publish(results, request.out, request.tier, request.command, time.monotonic() - start)
     console.print(_table(results))
-    console.print(f"{time.monotonic() - start:.0f} s; the report is {report}", markup=False)
+    console.print(f"{time.monotonic() - start:.0f} s; the report is {report}", markup=False, soft_wrap=True)
     surprising = [r.claim.id for r in results if r.verdict.status not in (r.claim.expected, "not run")]
     if surprising:
         console.print(f"differs from what is expected: {', '.join(surprising)}", markup=False)

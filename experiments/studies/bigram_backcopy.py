@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from jaxsink.files import whole
 from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, train
@@ -95,7 +95,8 @@ class Trainer:
             curves = {name: np.concatenate([curves[name], row[name]]) if curves else row[name] for name in row}
             advance((point.step - done) / self.spec.steps)
             done = point.step
-            if time.monotonic() - saved > CHECKPOINT_SECONDS and done < self.spec.steps:
+            # Step 0 is measured again by whoever starts there, so a checkpoint of it would have it twice.
+            if time.monotonic() - saved > CHECKPOINT_SECONDS and 0 < done < self.spec.steps:
                 so_far = np.array([before + time.monotonic() - start])
                 self._checkpoint(partial, seeds, state, {**curves, "seconds": so_far})
                 saved = time.monotonic()
@@ -127,7 +128,7 @@ class Trainer:
         # The curves first: a kill between the two leaves curves that reach past the state, which a resume cuts.
         state_file, curves_file = self._files(partial, seeds)
         with whole(curves_file) as temporary:
-            save_file(curves, temporary)
+            temporary.write_bytes(safetensors.save(curves))
         save(state_file, state)
 
     def _resumed(self, partial: Path, seeds: Sequence[int], fresh: TrainState) -> tuple[TrainState, Curves]:
@@ -135,7 +136,7 @@ class Trainer:
         if not state_file.exists():
             return fresh, {}
         state = restore(state_file, fresh)
-        curves = load_file(curves_file)
+        curves = safetensors.load_file(curves_file)
         keep = curves["step"] <= int(np.ravel(state.step)[0])
         seconds = curves.pop("seconds")
         return state, {name: values[keep] for name, values in curves.items()} | {"seconds": seconds}

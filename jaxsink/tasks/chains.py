@@ -165,8 +165,7 @@ def from_text(path: str | os.PathLike[str]) -> BigramChain:
 
 
 def dirichlet(size: int, concentration: float, seed: int) -> BigramChain:
-    """A random chain: the transition rows are symmetric Dirichlet draws, the marginal is their stationary
-    law.
+    """A random chain: transition rows are symmetric Dirichlet draws, the marginal is their stationary law.
 
     Args:
         size: number of tokens V, 2 or more; they are labelled "0", "1", ...
@@ -188,8 +187,8 @@ def dirichlet(size: int, concentration: float, seed: int) -> BigramChain:
             f"concentration must be positive and finite, but {concentration} came: 1.0 draws the rows uniformly."
         )
     rows = np.random.default_rng(seed).dirichlet(np.full(size, concentration), size)
-    # pi = pi P and sum(pi) = 1 together are pi (I - P + 1 1^T) = 1^T, regular if there is one recurrent
-    # class.
+    # pi = pi P and sum(pi) = 1 together are pi (I - P + 1 1^T) = 1^T, regular if there is one
+    # recurrent class.
     system = np.eye(size) - rows + 1.0
     try:
         stationary = np.linalg.solve(system.T, np.ones(size))

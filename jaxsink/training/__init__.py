@@ -11,6 +11,7 @@ from jaxsink.training.config import (
 )
 from jaxsink.training.loop import Keys, Point, Program, TrainState, make_program, seed_keys, train
 from jaxsink.training.optimisers import SGD, Adam, AdamW, Muon, Optimiser, SignSGD
+from jaxsink.training.runs import build
 from jaxsink.training.schedule import log_points
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "TextChain",
     "TrainConfig",
     "TrainState",
+    "build",
     "digest",
     "log_points",
     "make_program",

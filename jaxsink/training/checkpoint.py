@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from jaxsink.files import whole
 
@@ -23,10 +23,12 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def save(path: Path, tree: Any) -> None:
     """Write a pytree of arrays to `path`, through a temporary name, so that the file is whole or absent."""
-    # safetensors writes the memory as it lies, so the arrays must be contiguous.
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named_leaves(jax.device_get(tree)).items()}
+    # safetensors writes the memory as it lies, so the arrays must be contiguous; `ascontiguousarray` would give
+    # scalars an axis.
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(jax.device_get(tree)).items()}
     with whole(path) as temporary:
-        save_file(arrays, temporary)
+        # Written from here, so that a full disk is an OSError and no error of the format.
+        temporary.write_bytes(safetensors.save(arrays))
 
 
 def restore(path: Path, like: Tree) -> Tree:
@@ -36,7 +38,7 @@ def restore(path: Path, like: Tree) -> Tree:
       ValueError: the file is not a checkpoint, or holds other arrays than `like` has.
     """
     try:
-        arrays = load_file(path)
+        arrays = safetensors.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to start afresh.") from error
     wanted = _named_leaves(like)

@@ -87,6 +87,13 @@ class TrainConfig:
     chunk_steps: int = 10
     probe_batch: int = 256
 
+    def __post_init__(self) -> None:
+        if self.loss_on not in ("all", "triggers"):
+            raise ValueError(f"loss_on must be 'all' or 'triggers', but {self.loss_on!r} was given; choose one.")
+        for name in ("length", "batch", "steps", "chunk_steps", "probe_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but {getattr(self, name)} was given; raise it.")
+
     def transformer(self, task: BigramBackcopy) -> Transformer:
         return Transformer(vocab_size=task.vocab_size, max_length=self.length, config=self.model)
 

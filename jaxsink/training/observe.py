@@ -16,6 +16,19 @@ from jaxsink.tasks import BigramBackcopy
 Params = Any
 Measured = dict[str, jax.Array]
 
+# What `observe` measures on the attention of a block, one number each.
+ATTENTION_SCALARS = (
+    "attn_start",
+    "attn_start_trigger",
+    "attn_prev_trigger",
+    "dlogit",
+    "sink_logit_std",
+    "other_logit_std",
+    "sink_logit_mean",
+    "value_norm_start",
+    "value_ratio",
+)
+
 
 def _query_masks(task: BigramBackcopy, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(copy positions, dormant positions): triggers, and the other positions after the start tokens."""
@@ -93,10 +106,9 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
             "peak_ratio": metrics.peak_ratio(norms),
         }
 
-    rows = {i: attention_of(i) for i in with_attention}
-    shapes = jax.eval_shape(lambda: attention_of(with_attention[0])) if with_attention else {}
-    absent = {name: jnp.full(s.shape, jnp.nan, s.dtype) for name, s in shapes.items()}
-    per_layer = [residual_of(i) | rows.get(i, absent) for i in layers]
+    absent = dict.fromkeys(ATTENTION_SCALARS, jnp.asarray(jnp.nan, logits.dtype))
+    absent["dlogit_by_token"] = jnp.full(task.vocab_size, jnp.nan, logits.dtype)
+    per_layer = [residual_of(i) | (attention_of(i) if i in with_attention else absent) for i in layers]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *per_layer)
     return risks(task, jax.nn.log_softmax(logits), tokens) | {"baseline": metrics.uniform_baseline(dormant)} | stacked
 
@@ -124,25 +136,31 @@ def examples(model: Transformer, task: BigramBackcopy, params: Params, key: jax.
     Returns:
       "example_tokens" int [2, T] and "example_triggers" bool [2, T]; row 0 is the sequence with the most triggers of
       512, row 1 one without any. "example_attention" [2, L, T, T] (mean over heads), "example_value_norm" and
-      "example_resid_norm" [2, L, T].
+      "example_resid_norm" [2, L, T]. The first two are NaN for a block without attention.
     """
     pool_key, free_key = jax.random.split(key)
     pool = task.sample(pool_key, 512, length)[:, :length]
     rich = pool[jnp.argmax(task.is_trigger(pool).sum(axis=1))]
     tokens = jnp.stack([rich, task.trigger_free(free_key, 1, length)[0, :length]])
-    layers = [i for i in range(model.config.n_layers) if i not in model.config.layers_without_attention]
-    sites = [f"blocks.{i}.{site}" for i in layers for site in ("pattern", "v", "resid_post")]
-    _, captured = run(model, params, tokens, capture=sites)
+    layers = range(model.config.n_layers)
+    with_attention = [i for i in layers if i not in model.config.layers_without_attention]
+    sites = [f"blocks.{i}.{site}" for i in with_attention for site in ("pattern", "v")]
+    _, captured = run(model, params, tokens, capture=[*sites, *(f"blocks.{i}.resid_post" for i in layers)])
 
-    def stacked(values: list[jax.Array]) -> jax.Array:
-        return jnp.stack(values, axis=1)
+    def attention(layer: int) -> jax.Array:
+        if layer in with_attention:
+            return captured[f"blocks.{layer}.pattern"].mean(axis=1)
+        return jnp.full((*tokens.shape, tokens.shape[1]), jnp.nan)
 
-    return {
-        "example_tokens": tokens,
-        "example_triggers": task.is_trigger(tokens),
-        "example_attention": stacked([captured[f"blocks.{i}.pattern"].mean(axis=1) for i in layers]),
-        "example_value_norm": stacked(
-            [metrics.value_output_norms(captured[f"blocks.{i}.v"], _output_matrix(model, params, i)) for i in layers]
-        ),
-        "example_resid_norm": stacked([metrics.residual_norms(captured[f"blocks.{i}.resid_post"]) for i in layers]),
+    def value_norms(layer: int) -> jax.Array:
+        if layer in with_attention:
+            return metrics.value_output_norms(captured[f"blocks.{layer}.v"], _output_matrix(model, params, layer))
+        return jnp.full(tokens.shape, jnp.nan)
+
+    def resid_norms(layer: int) -> jax.Array:
+        return metrics.residual_norms(captured[f"blocks.{layer}.resid_post"])
+
+    per_layer = {"attention": attention, "value_norm": value_norms, "resid_norm": resid_norms}
+    return {"example_tokens": tokens, "example_triggers": task.is_trigger(tokens)} | {
+        f"example_{name}": jnp.stack([of(i) for i in layers], axis=1) for name, of in per_layer.items()
     }

@@ -81,7 +81,8 @@ class Muon:
     """Orthogonalised momentum (Jordan 2024) for the matrices inside the blocks, AdamW for the rest.
 
     Muon takes W_Q, W_K, W_V, W_O, W_in and W_out; AdamW takes the embedding tables, the read-out, LayerNorm
-    scales and the parameters of the attention variant, at `adam_rate`.
+    and the parameters of the attention variant, at `adam_rate`. The momentum is optax's, with its bias correction, and
+    the update is not scaled by the shape of the matrix.
     """
 
     rate: float = 0.02
@@ -96,8 +97,12 @@ class Muon:
         def labels(params: Any) -> Any:
             return jax.tree_util.tree_map_with_path(label, params)
 
+        def matrices(updates: Any) -> Any:
+            # optax can find the matrices of a tree by itself only where every leaf is one.
+            return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
         muon = optax.chain(
-            optax.contrib.scale_by_muon(beta=self.momentum),
+            optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=matrices),
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.rate),
         )

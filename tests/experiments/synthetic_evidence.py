@@ -161,6 +161,6 @@ def claims(*entries: dict[str, Any]) -> dict[str, Any]:
         "seconds": 1234.5,
         "created": "2025-01-31T12:00:00+00:00",
         "command": "jaxsink verify BB --profile quick --seeds 3",
-        "sizes": "one layer, d 64, T 32, batch 32, 1,200 steps",
+        "sizes": ["one layer, d 64, T 32, batch 32, 1,200 steps"],
         "claims": list(entries),
     }

@@ -28,7 +28,7 @@ def all_claims(modules: Sequence[str] = ()) -> dict[str, Claim]:
     for name in modules:
         try:
             found += importlib.import_module(name).CLAIMS
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError, TypeError) as error:
             raise ValueError(
                 f"claims module {name!r} must be importable and hold a tuple CLAIMS, but: {error}."
             ) from error

@@ -117,6 +117,7 @@ BB3 = Claim(
     expected="supported",
     control=Control("loss on the copy positions only, so that nothing asks for a sink", {"softmax": "triggers_only"}),
     figure="dynamics",
+    note="At the quick size the risk is below 90 % within ten steps, so what stands before the fall is little there.",
 )
 
 
@@ -224,7 +225,8 @@ BB6 = Claim(
     expected="supported",
     control=Control("loss on the copy positions only, so that no sink logit grows", {"softmax": "triggers_only"}),
     figure="dynamics",
-    note="The slow phase starts when the Backcopy risk has fallen to a tenth. Adam's slope is far above 1/2.",
+    note="The slow phase starts when the Backcopy risk has fallen to a tenth. Adam's slope is far above 1/2. "
+    "A slow power of t would pass as a logarithm; a line would not.",
 )
 
 

@@ -58,9 +58,10 @@ def fall_of_backcopy(run: Run) -> NDArray[np.bool_]:
 
 
 def before_fall(run: Run) -> NDArray[np.bool_]:
-    """Log points before the Backcopy risk first falls below 90 % of its largest value."""
-    inside = fall_of_backcopy(run)
-    before: NDArray[np.bool_] = np.arange(inside.size) < (np.argmax(inside) if inside.any() else inside.size)
+    """Log points before the Backcopy risk, once at its largest, falls below 90 % of that."""
+    risk = curve(run, "backcopy")
+    fallen = (risk <= 0.9 * risk.max()) & (np.arange(risk.size) > risk.argmax())
+    before: NDArray[np.bool_] = np.cumsum(fallen) == 0
     return before
 
 

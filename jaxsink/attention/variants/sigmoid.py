@@ -14,9 +14,8 @@ from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, R
 class Sigmoid:
     """Sigmoid attention, w_ij = sigmoid(s_ij + bias).
 
-    Source: without a bias Gu et al. 2024 (arXiv 2410.10781), Table 6; with bias = -log n, n the largest
-        sequence
-    length, Ramapuram et al. 2024 (arXiv 2409.04431), for which `Sigmoid.for_length(n)` stands.
+    Source: without a bias Gu et al. 2024 (arXiv 2410.10781); with bias = -log n, n the largest sequence length,
+        Ramapuram et al. 2024 (arXiv 2409.04431), for which `Sigmoid.for_length(n)` stands.
 
     Attributes:
         bias: constant added to every score; 0 for none.

@@ -19,8 +19,7 @@ class SoftmaxN:
     log n that is not learned.
 
     Source: E. Miller, "Attention is off by one" (2023); Xiao et al. 2023 (arXiv 2309.17453), section 3.3
-        ("zero
-    sink"); Kaul et al. 2024 (arXiv 2410.17174).
+        ("zero sink"); Kaul et al. 2024 (arXiv 2410.17174).
 
     Attributes:
         n: constant in the denominator, not negative.

@@ -1,0 +1,93 @@
+"""Made-up evidence in which the published statements hold: smooth curves in the format of stored runs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsink.training import TrainConfig, log_points
+
+Arrays = dict[str, np.ndarray]
+BASELINE = 0.1
+PER_LAYER = (
+    "attn_start",
+    "attn_start_trigger",
+    "attn_prev_trigger",
+    "dlogit",
+    "value_norm_start",
+    "value_ratio",
+    "resid_norm_start",
+    "resid_norm_other",
+    "resid_norm_content",
+    "peak_ratio",
+    "sink_logit_std",
+    "other_logit_std",
+)
+
+
+class IdealRun(NamedTuple):
+    """Evidence of one seed, as `theory.claim.Run` wants it."""
+
+    arrays: Arrays
+    manifest: Mapping[str, Any]
+
+
+def _falling(step: np.ndarray, top: float, half: float, power: float, floor: float) -> np.ndarray:
+    return (top - floor) / (1 + (step / half) ** power) + floor
+
+
+def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
+    """What a run would log if all claims held.
+
+    Args:
+      arm: its name in the claims: softmax, relu, triggers_only, deep_adam, deep_relu, deep_sgd or deep_sgd_<rate>.
+      spec: how long and deep it is. seed: of the small noise on every number.
+    """
+    step = np.array(log_points(spec.steps, spec.chunk_steps), np.float64)
+    relu, sgd, triggers_only = "relu" in arm, "sgd" in arm, arm == "triggers_only"
+    peak = 20 * step / step[-1] if arm == "deep_adam" else np.zeros_like(step)
+    still = np.ones_like(step)
+
+    # SGD ends a little behind Adam, which passes that risk late in its run.
+    backcopy = _falling(step, 4.3, 100, 3, 0.0055 if sgd else 0.005)
+    bigram = 2 + 5 * step / step[-1] if triggers_only else _falling(step, 2.0, 20, 2, 0.004)
+    learned = 1 - backcopy / backcopy[0]
+    late = np.log1p(step / 50)
+    drain = _falling(step, 1.0, 150, 2, 0.05)
+    bump = 1 + step / 100 * np.exp(1 - step / 50)  # highest, 1.5, at step 50
+    sinks = not relu and not triggers_only
+    curves = {
+        "attn_start": BASELINE + 0.8 * learned if sinks else BASELINE * (1 - 0.5 * learned),
+        "attn_start_trigger": BASELINE * (1 - 0.9 * learned),
+        "attn_prev_trigger": BASELINE + 0.89 * learned,
+        "dlogit": late if sinks else -late,
+        "value_norm_start": 4 * bump * drain if sinks else 4 * (1 + 0.3 * learned),
+        "value_ratio": drain if sinks else 1.2 * still,
+        "resid_norm_start": 10 * (1 + peak),
+        "resid_norm_other": 10 * (1 + 0.2 * learned),
+        "resid_norm_content": 10 * (1 + 0.2 * learned),
+        "peak_ratio": 1 + peak,
+        "sink_logit_std": _falling(step, 1.0, 150, 2, 0.1),
+        "other_logit_std": still,
+    }
+    assert set(curves) == set(PER_LAYER)
+    arrays = {name: np.repeat(values[:, None], spec.model.n_layers, axis=1) for name, values in curves.items()}
+    arrays |= {
+        "backcopy": backcopy,
+        "bigram": bigram,
+        "loss": 2 + bigram,
+        "no_attention_backcopy": np.float64(6.0),
+        "no_attention_bigram": np.float64(2.5 if triggers_only else bigram[-1] + 0.002),
+        "no_mlp_backcopy": np.float64(4.0),
+        "no_mlp_bigram": np.float64(2.0),
+        "uniform_backcopy": np.float64(4.2),
+        "uniform_bigram": np.float64(2.05),
+    }
+    rng = np.random.default_rng([seed, zlib.crc32(arm.encode())])
+    # A thousandth of noise: intervals then have a width, and every tolerance is many times further away.
+    noisy = {name: np.asarray(x * (1 + 1e-3 * rng.standard_normal(np.shape(x)))) for name, x in arrays.items()}
+    exact = {"step": step.astype(np.int64), "baseline": np.float64(BASELINE)}
+    return IdealRun({**noisy, **exact}, {"environment": {"device": "none"}, "seed": seed})
