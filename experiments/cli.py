@@ -125,7 +125,13 @@ def list_claims(ids: IdsArgument = None, claims: ModulesOption = None) -> None:
         table.add_column(name)
     for claim in chosen:
         tiers = ["\n".join(f"{m.name}: {m.predicted}" for m in claim.measures.get(t, ())) for t in ("quick", "paper")]
-        cells = [claim.id, f"{claim.statement}\n({claim.source})", *tiers, claim.control.setting, claim.expected]
+        cells = [
+            claim.id,
+            f"{claim.statement}\n({claim.source})",
+            *tiers,
+            claim.control.setting,
+            ", ".join(f"{tier}: {status}" for tier, status in claim.expected.items()),
+        ]
         table.add_row(*map(escape, cells))
     console().print(table)
 

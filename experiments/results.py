@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evidence import StoredRun
-from theory.claim import Claim, Tier
+from theory.claim import Claim, Status, Tier
 from theory.judge import Measured, Verdict
 
 SCHEMA = 1
@@ -27,6 +27,11 @@ class Result:
     verdict: Verdict
     runs: Mapping[str, Sequence[StoredRun]]
     failed: bool = False
+
+    @property
+    def expected(self) -> Status:
+        """The verdict on record for this tier."""
+        return self.claim.expected.get(self.tier, "not run")
 
     @property
     def seconds(self) -> float:
@@ -63,7 +68,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "kind": claim.kind,
         "tier": result.tier,
         "status": verdict.status,
-        "expected": claim.expected,
+        "expected": result.expected,
         "measures": [_measure(m) for m in verdict.measures],
         "control": {
             "setting": claim.control.setting,

@@ -76,7 +76,8 @@ class Claim:
       kind: "training", "identity", ... : what sort of evidence judges it.
       evidence: for every tier the arms, from name to specification. A tier that is absent is not run.
       measures: for every tier what is measured; all must lie inside their tolerance.
-      expected: the verdict the quick tier is known to give, against which `--strict` compares.
+      expected: by tier the verdict on record, against which `--strict` compares: for the quick tier what its default
+        seeds gave, for a tier that has not been run what the source says.
       control: the negative control.
       figure: name of the picture that shows it.
       note: what a reader of the verdict should know.
@@ -88,7 +89,7 @@ class Claim:
     kind: str
     evidence: Mapping[Tier, Mapping[str, Spec]]
     measures: Mapping[Tier, tuple[Measure, ...]]
-    expected: Status
+    expected: Mapping[Tier, Status]
     control: Control
     figure: str = "measures"
     note: str = ""

@@ -126,9 +126,7 @@ def _table(results: Sequence[Result]) -> Table:
         )
         for m in verdict.measures or (None,):
             head = (
-                (escape(result.claim.id), f"[{colour}]{verdict.status}[/]", result.claim.expected)
-                if first
-                else ("", "", "")
+                (escape(result.claim.id), f"[{colour}]{verdict.status}[/]", result.expected) if first else ("", "", "")
             )
             if m is None:
                 table.add_row(*head, escape(verdict.note), "", "", "")
@@ -178,7 +176,7 @@ def run(request: Request, console: Console) -> int:
     report = publish(results, request.out, request.tier, request.command, time.monotonic() - start)
     console.print(_table(results))
     console.print(f"{time.monotonic() - start:.0f} s; the report is {report}", markup=False, soft_wrap=True)
-    surprising = [r.claim.id for r in results if r.verdict.status not in (r.claim.expected, "not run")]
+    surprising = [r.claim.id for r in results if r.verdict.status not in (r.expected, "not run")]
     if surprising:
         console.print(f"differs from what is expected: {', '.join(surprising)}", markup=False)
     failed = [r.claim.id for r in results if r.failed]

@@ -98,7 +98,7 @@ def claim(identifier: str, *arms: Number, low: float = 0.0, high: float = 2.0, *
         "kind": "training",
         "evidence": {"quick": {arm.name: arm for arm in arms}},
         "measures": {"quick": tuple(reading(arm.name, low, high) for arm in arms)},
-        "expected": "supported",
+        "expected": {"quick": "supported"},
         "control": Control("a larger number", measures={"quick": (reading(arms[0].name, 100.0, math.inf),)}),
     }
     return Claim(**{**fields, **changes})
@@ -109,6 +109,6 @@ def three(status: Status = "supported") -> tuple[Claim, ...]:
     left, right, other = Number("left"), Number("right", 1.5), Number("other", 7.0)
     return (
         claim("NA1", left, right),
-        claim("NB1", left, expected=status),
-        claim("NB2", other, expected="refuted"),
+        claim("NB1", left, expected={"quick": status}),
+        claim("NB2", other, expected={"quick": "refuted"}),
     )

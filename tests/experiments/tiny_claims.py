@@ -29,7 +29,7 @@ CLAIMS = (
         kind="training",
         evidence={"quick": {"softmax": TINY}},
         measures={"quick": last_step(39, 41)},
-        expected="supported",
+        expected={"quick": "supported"},
         control=Control("another number", measures={"quick": last_step(0, 1)}),
         figure="dynamics",
     ),

@@ -30,7 +30,8 @@ def test_a_claim_is_complete(claim):
     assert all(claim.measures[tier] for tier in TIERS)
     assert claim.source.startswith("2410.13835")
     assert claim.statement.endswith(".")
-    assert claim.expected in typing.get_args(Status)
+    assert set(claim.expected) == set(claim.evidence)
+    assert set(claim.expected.values()) <= set(typing.get_args(Status))
     for tier in TIERS:
         names = [measure.name for measure in claim.measures[tier]]
         assert len(set(names)) == len(names)

@@ -39,7 +39,7 @@ def claim(*measures, control=None):
         kind="",
         evidence={"quick": {}},
         measures={"quick": measures},
-        expected="supported",
+        expected={"quick": "supported"},
         control=control or Control("b in place of a", {"a": "b"}),
     )
 
