@@ -1,6 +1,7 @@
 """The compiled loop: chunks, seeds, ensembles, donation, and runs that stop and continue."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +76,13 @@ def test_the_chunk_length_does_not_move_the_result(whole, chunk_steps):
     for _ in range(20 // chunk_steps):
         state, loss = program.chunk(state, keys.data)
         losses.append(float(loss))
-    # Bit for bit: the scan compiles the same step whatever its length, and the batch depends on the step alone.
-    assert_same(jax.device_get(state), whole[20][0])
+    if chunk_steps == 1:
+        # XLA may unroll a loop of one step and fuse it otherwise (it does in jax 0.12): roundings of 6e-8 a step,
+        # which Adam's division carries on; 1e-7 was seen after these 20 steps.
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), jax.device_get(state), whole[20][0])
+    else:
+        # Bit for bit: the scan compiles the same step whatever its length, and a batch depends on its step alone.
+        assert_same(jax.device_get(state), whole[20][0])
     assert int(state.step) == 20
     # The loss of a point is the mean over its chunk of 5: float32 numbers summed in one order or another.
     if chunk_steps == 1:
