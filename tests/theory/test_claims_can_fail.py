@@ -197,14 +197,10 @@ BROKEN_BY_ARRAYS = {
     "BB8": [("softmax", "sink_logit_std", flat("sink_logit_std", 0.1))],
     "RP1": [("deep_adam", "resid_norm_content", lambda arrays: arrays["resid_norm_start"])],
 }
-# RP2's control compares Adam with itself: its ratios are 1 whatever the evidence, so it shows that the measures
-# can fail and not that this evidence could have failed them.
-WHATEVER_THE_EVIDENCE = {"RP2"}
-BREAKABLE = [claim for claim in BUILT_IN if claim.id not in WHATEVER_THE_EVIDENCE]
 
 
 @pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("claim", BREAKABLE, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 def test_a_control_that_passes_breaks_the_check(claim, tier):
     seeds = evidence(claim, tier)
     if claim.control.measures is None:
