@@ -64,7 +64,8 @@ def plan(claims: Sequence[Claim], tier: Tier, seeds: Sequence[int], store: Evide
 
 
 def _groups(seeds: Sequence[int]) -> list[tuple[int, ...]]:
-    # Seeds trained together cost no more than one on an accelerator; on a CPU together gains nothing.
+    # On an accelerator small runs cost together little more than one, and at the paper's size no more than one after
+    # the other (H100: 30.6 ms a step for three, 9.9 for one); on two CPU cores together gains nothing.
     return [(seed,) for seed in seeds] if jax.default_backend() == "cpu" else [tuple(seeds)]
 
 
