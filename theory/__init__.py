@@ -1,1 +1,1 @@
-"""What is predicted: exact results, laws for attention variants, and the registry of claims."""
+"""What is predicted: exact results on restricted models, and the registry of claims with their judgement."""
