@@ -1,6 +1,5 @@
 """What the tests of the store, the runner and the command line share."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import jax
 import pytest
+from beside import load
 from matplotlib.figure import Figure
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -21,25 +21,14 @@ from experiments.evidence import EvidenceStore
 from experiments.studies import PRODUCERS
 
 
-def _load(name: str) -> ModuleType:
-    # The folder is no package, so that its name cannot hide the real one. Dataclasses look their module up.
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    return _load("tiny_claims")
+    return load(__file__, "tiny_claims")
 
 
 @pytest.fixture(scope="session")
 def numbers() -> ModuleType:
-    return _load("number_study")
+    return load(__file__, "number_study")
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """Figures: what they show is what the evidence says, and nothing of it is clipped or covered."""
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
+from beside import load
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -26,17 +25,7 @@ from experiments.figures.text import interval, number, token_label, tolerance
 ROOT = Path(__file__).parents[2]
 
 
-def load(name: str) -> ModuleType:
-    """A module beside this file: the folder is no package, so that its name cannot hide the real one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-made_up = load("synthetic_evidence")
+made_up = load(__file__, "synthetic_evidence")
 THREE_ARMS = ("adam", "sgd", "relu")
 
 

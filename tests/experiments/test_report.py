@@ -3,30 +3,18 @@
 import base64
 import copy
 import hashlib
-import importlib.util
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import load
 
 from experiments import figures
 from experiments.report import render
 
-
-def load(name: str) -> ModuleType:
-    """A module beside this file: the folder is no package, so that its name cannot hide the real one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-made_up = load("synthetic_evidence")
+made_up = load(__file__, "synthetic_evidence")
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror='alert(2)'>\" onclick=\"alert(3)&amp;"
 # The smallest PNG header with a size of 3 x 2 pixels; the report reads no further.
 TINY = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + b"\x00\x00\x00\x03" + b"\x00\x00\x00\x02" + b"\x08\x02"
