@@ -103,7 +103,7 @@ def dynamics(runs: Arms) -> Figure:
             Line2D([], [], color=BASELINE, lw=1.2, ls="--", label="uniform attention"),
             Line2D([], [], color=INK, lw=1.4, ls=":", label="fit a + b ln(step)"),
         ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=min(len(marks), 6 if depth == 1 else 8))
+        figure.legend(handles=marks, loc="outside lower center", ncols=3)
     return figure
 
 
