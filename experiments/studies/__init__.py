@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from experiments.studies import bigram_backcopy
+from experiments.studies import bigram_backcopy, calculation
 from jaxsink.training import TrainConfig
+from theory.calculations import Calculation
 from theory.claim import Spec
 
-PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy}
+PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy, Calculation: calculation}
 
 
 def producer_of(spec: Spec) -> ModuleType:
@@ -17,7 +18,8 @@ def producer_of(spec: Spec) -> ModuleType:
     Raises:
       ValueError: no study makes such evidence.
     """
-    if type(spec) not in PRODUCERS:
-        known = ", ".join(kind.__name__ for kind in PRODUCERS)
-        raise ValueError(f"evidence of type {type(spec).__name__} has no study that makes it; known types: {known}.")
-    return PRODUCERS[type(spec)]
+    for kind in type(spec).__mro__:
+        if kind in PRODUCERS:
+            return PRODUCERS[kind]
+    known = ", ".join(kind.__name__ for kind in PRODUCERS)
+    raise ValueError(f"evidence of type {type(spec).__name__} has no study that makes it; known types: {known}.")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors
 
+from experiments.studies.product import Advance, Product
 from jaxsink.files import whole
 from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, train
 from jaxsink.training.loop import TrainState
@@ -24,15 +25,6 @@ VERSION = 1
 CHECKPOINT_SECONDS = 20.0
 
 Curves = dict[str, np.ndarray]
-Advance = Callable[[float], None]
-
-
-class Product(NamedTuple):
-    """What one seed's run leaves: arrays by name, final parameters, and entries of the manifest."""
-
-    arrays: Mapping[str, np.ndarray]
-    params: Any
-    manifest: Mapping[str, Any]
 
 
 def label(spec: TrainConfig) -> str:

@@ -8,6 +8,7 @@ from jaxsink.training.config import (
     TextChain,
     TrainConfig,
     digest,
+    plain,
 )
 from jaxsink.training.loop import Keys, Point, Program, TrainState, make_program, seed_keys, train
 from jaxsink.training.optimisers import SGD, Adam, AdamW, Muon, Optimiser, SignSGD
@@ -34,6 +35,7 @@ __all__ = [
     "digest",
     "log_points",
     "make_program",
+    "plain",
     "restore",
     "save",
     "seed_keys",

@@ -99,18 +99,19 @@ class TrainConfig:
 
     def describe(self) -> dict[str, Any]:
         """The run as plain JSON data; equal descriptions mean equal runs. The chain stands by its digest."""
-        described = _plain(self)
+        described = plain(self)
         chain = {"type": type(self.task.chain).__name__, "digest": self.task.chain.build().digest}
         described["task"]["chain"] = chain
         return dict(described)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A frozen dataclass, with those inside it, as plain JSON data that begins with its type's name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
