@@ -18,6 +18,7 @@ from jaxsink.attention.masks import (
     WindowWithSinks,
     query_positions,
 )
+from jaxsink.attention.positions import alibi_bias, alibi_slopes, rope, sinusoidal, t5_bias, t5_buckets
 from jaxsink.attention.row_map import (
     AttentionDims,
     Mass,
@@ -34,11 +35,16 @@ from jaxsink.attention.row_statistics import (
 )
 from jaxsink.attention.variants import (
     CATALOGUE,
+    Clipped,
+    Elastic,
+    Entmax15,
     ReLU,
     Sigmoid,
     SinkLogit,
     Softmax,
     SoftmaxN,
+    Softpick,
+    Sparsemax,
 )
 
 __all__ = [
@@ -50,6 +56,9 @@ __all__ = [
     "CATALOGUE",
     "Call",
     "Causal",
+    "Clipped",
+    "Elastic",
+    "Entmax15",
     "IsolateRows",
     "Lengths",
     "Mask",
@@ -66,13 +75,21 @@ __all__ = [
     "SinkLogit",
     "Softmax",
     "SoftmaxN",
+    "Softpick",
+    "Sparsemax",
     "Streaming",
     "Tap",
     "Window",
     "WindowWithSinks",
+    "alibi_bias",
+    "alibi_slopes",
     "attend",
     "attend_with_aux",
     "masked_log_sum_exp",
     "masked_softmax",
     "query_positions",
+    "rope",
+    "sinusoidal",
+    "t5_bias",
+    "t5_buckets",
 ]

@@ -42,6 +42,47 @@ def sigmoid(bias: float) -> Row:
     return row
 
 
+def clipped(gamma: float, zeta: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        stretched = [(zeta - gamma) * p + gamma for p in softmax(scores, position, parameter)]
+        return np.array([min(max(w, 0.0), 1.0) for w in stretched])
+
+    return row
+
+
+def _threshold(mass: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling mass passes one, by bisection down to neighbouring numbers."""
+    while low < (middle := 0.5 * (low + high)) < high:
+        low, high = (middle, high) if mass(middle) > 1.0 else (low, middle)
+    return high
+
+
+def sparsemax(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    top = max(scores)
+    tau = _threshold(lambda t: sum(max(s - top - t, 0.0) for s in scores), -1.0, 0.0)
+    return np.array([max(s - top - tau, 0.0) for s in scores])
+
+
+def entmax15(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    top = max(scores)
+    tau = _threshold(lambda t: sum(max((s - top) / 2.0 - t, 0.0) ** 2 for s in scores), -1.0, 0.0)
+    return np.array([max((s - top) / 2.0 - tau, 0.0) ** 2 for s in scores])
+
+
+def elastic(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    shares = softmax(scores, position, parameter)
+    return np.array([max(p + parameter / len(scores), 0.0) for p in shares])
+
+
+def softpick(eps: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        top = max([*scores, 0.0])
+        terms = [math.exp(s - top) - math.exp(-top) for s in scores]
+        return np.array([max(t, 0.0) / (sum(abs(u) for u in terms) + eps) for t in terms])
+
+    return row
+
+
 class Attended(NamedTuple):
     """out [B, T, N, H]; weights and scores [B, N, T, S]; lse [B, N, T]."""
 

@@ -9,43 +9,24 @@ from hypothesis import strategies as st
 from oracles import theory as oracle
 
 from theory.restricted import gradient, restricted_model, risk
+from theory.strategies import restricted_models
 
 
-@st.composite
-def cases(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    # Few shapes, as every new one is compiled.
-    n, v, c = draw(st.sampled_from([(1, 3, 1), (3, 4, 2)]))
-    p = rng.dirichlet(np.ones(v), n)
-    if draw(st.booleans()):
-        # Sparse rows: an entry goes wherever the row keeps another.
-        p[:, 0] = 0.0
-        p /= p.sum(1, keepdims=True)
-    counts = rng.integers(0, 4, (c, v)) + np.eye(1, v, dtype=int)
-    arrays = {"p": p, "pi": rng.uniform(0.1, 1, n), "counts": counts, "xi": rng.uniform(0, 2, v)}
-    return arrays, rng.normal(0, 2, n), rng.normal(0, 1, v)
-
-
-def built(arrays):
-    return restricted_model(arrays["p"], arrays["pi"], arrays["counts"], arrays["xi"])
-
-
-@given(cases())
+@given(restricted_models())
 def test_risk_is_the_definition_s(case):
-    arrays, alpha, beta = case
     with jax.enable_x64(True):
-        found = float(risk(built(arrays), jnp.asarray(alpha), jnp.asarray(beta)))
+        found = float(risk(case.model(), jnp.asarray(case.alpha), jnp.asarray(case.beta)))
     # Float64 sums of at most 60 terms of order one; near the optimum the loops lose digits to the cancellation
     # log z - u, never more than a few 1e-16.
-    assert found == pytest.approx(oracle.risk(*arrays.values(), alpha, beta), rel=1e-11, abs=1e-14)
+    expected = oracle.risk(case.p, case.pi, case.counts, case.values, case.alpha, case.beta)
+    assert found == pytest.approx(expected, rel=1e-11, abs=1e-14)
 
 
-@given(cases())
+@given(restricted_models())
 def test_gradient_is_that_of_the_risk(case):
-    arrays, alpha, beta = case
     with jax.enable_x64(True):
-        model = built(arrays)
-        at = jnp.asarray(alpha), jnp.asarray(beta)
+        model = case.model()
+        at = jnp.asarray(case.alpha), jnp.asarray(case.beta)
         expected = jax.grad(risk, (1, 2))(model, *at)
         found = gradient(model, *at)
         for ours, theirs in zip(found, expected, strict=True):
@@ -63,7 +44,7 @@ def test_the_centred_gradient_keeps_its_digits_near_the_optimum():
             "counts": rng.integers(1, 5, 5),
             "xi": np.ones(5),
         }
-        model = built(arrays)
+        model = restricted_model(*arrays.values())
         alpha, way = jnp.full(3, 1.5), jnp.asarray(rng.normal(size=5))
         optimum = 0.3 - np.exp(-1.5) * jnp.asarray(arrays["counts"], jnp.float64)
         far, near = (gradient(model, alpha, optimum + d * way)[1] / d for d in (1e-6, 1e-11))
@@ -72,12 +53,11 @@ def test_the_centred_gradient_keeps_its_digits_near_the_optimum():
         assert float(jnp.abs(gradient(model, alpha, optimum)[1]).max()) < 1e-15
 
 
-@given(cases(), st.floats(-5, 5))
+@given(restricted_models(), st.floats(-5, 5))
 def test_a_constant_added_to_beta_changes_nothing(case, shift):
-    arrays, alpha, beta = case
     with jax.enable_x64(True):
-        model = built(arrays)
-        a, b = (risk(model, jnp.asarray(alpha), jnp.asarray(beta) + s) for s in (0.0, shift))
+        model = case.model()
+        a, b = (risk(model, jnp.asarray(case.alpha), jnp.asarray(case.beta) + s) for s in (0.0, shift))
         # Only roundings of u, of order 5e-16, differ.
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 

@@ -49,7 +49,7 @@ class SoftmaxN:
 
     def null_logit(self, context: RowContext, params: Params) -> Array:
         """Return log n as [1, 1, 1]."""
-        return jnp.full((1, 1, 1), math.log(self.n) if self.n > 0.0 else -math.inf, jnp.float32)
+        return jnp.full((1, 1, 1), math.log(self.n) if self.n > 0.0 else -math.inf, jnp.result_type(float))
 
     def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
         return masked_softmax(scores, context.visible, self.null_logit(context, params).astype(scores.dtype))
