@@ -1,0 +1,36 @@
+"""Predictions of NX-P made wrong, one at a time: (target, old, new, claims that must then be refuted)."""
+
+_P = "theory.polarisation."
+
+MUTANTS = [
+    (_P + "velocity", "1 / (1 + np.exp(margin))", "1 / (1 + np.exp(-margin))", ("NX-P1",)),
+    (_P + "velocity", "(u - margin)", "u", ("NX-P1",)),
+    (_P + "velocity", "return slope * w,", "return slope + 0 * w,", ("NX-P1",)),
+    (_P + "velocity", "slope * w * (u - margin)", "slope * (u - margin)", ("NX-P1",)),
+    (_P + "ranking", "np.argsort(u, -1)", "np.argsort(-u, -1)", ("NX-P1",)),
+    (_P + "ranking", "np.argsort(u, -1)", "np.argsort(abs(u), -1)", ("NX-P1",)),
+    (_P + "weight_lost", "2 * m / (n * mean**2) *", "2 / mean**2 *", ("NX-P1",)),
+    (_P + "weight_lost", "(n * mean**2)", "(n * mean)", ("NX-P1",)),
+    (_P + "weight_lost", "- (slower**2).mean(-1) / (m - 1)", "", ("NX-P1",)),
+    (_P + "weight_lost", "- (slower**2)", "+ (slower**2)", ("NX-P1",)),
+    (_P + "weight_lost", "- (slower**2).mean(-1) / (m - 1)", "- (slower**2).mean(-1)", ("NX-P1",)),
+    (_P + "weight_lost", "+ 2 * m * n", "- 2 * m * n", ("NX-P1",)),
+    (_P + "weight_lost", "+ 2 * m * n / (n - 2) ** 2 * (ahead * slower).mean(-1)", "", ("NX-P1",)),
+    (_P + "weight_lost", "- u[~best]", "+ u[~best]", ("NX-P1",)),
+    (_P + "entropy", "2 / (n * log", "1 / (n * log", ("NX-P1",)),
+    (_P + "entropy", "log_time**2", "log_time", ("NX-P1",)),
+    (_P + "entropy", "(n - 1) * w", "n * w", ("NX-P1",)),
+    (_P + "entropy", "(1 - np.log(w))", "(-np.log(w))", ("NX-P1",)),
+    (_P + "entropy_slope", "return -2 + 2 /", "return -2 + 0 /", ("NX-P1",)),
+    (_P + "entropy_slope", "return -2 + 2", "return -1 + 2", ("NX-P1",)),
+    (_P + "entropy_slope", "log_time**2", "log_time", ("NX-P1",)),
+    (_P + "entropy_slope", "(n * log", "(1 / n * log", ("NX-P1",)),
+    (_P + "linear_logits", "np.cosh(tau)[..., None] * logits", "logits", ("NX-P2",)),
+    (_P + "linear_logits", "np.sinh(tau)[..., None] * u", "np.sinh(tau)[..., None] * logits", ("NX-P2",)),
+    (_P + "linear_logits", "4 * up * down", "up * down", ("NX-P2",)),
+    (_P + "linear_logits", "(size - start) / 2", "(size + start) / 2", ("NX-P2",)),
+    (_P + "sigmoid_conserved", "u**2 / 2", "u**2", ("NX-P2",)),
+    (_P + "sigmoid_conserved", "- np.exp(logits)", "", ("NX-P2",)),
+    (_P + "sigmoid_conserved", "- logits", "+ logits", ("NX-P2",)),
+    (_P + "share_entropy", "return -(share", "return (share", ("NX-P2",)),
+]
