@@ -91,30 +91,52 @@ def value_rate(model: RestrictedModel, alpha: float) -> float:
     return float(np.linalg.eigvalsh(hessian)[len(np.unique(components(model)))])
 
 
-def conserved(model: RestrictedModel, alpha: Array, beta: Array) -> tuple[Array, Array]:
-    """What the joint flow conserves (new): ([...] an energy, [...] the sum of beta). For full support.
+def distance_from_stationary(model: RestrictedModel, alpha: Array, beta: Array) -> float:
+    """How far a point is from theorem 2(c)'s stationary set, beta + e^{-alpha_v} B constant on every S_v.
 
-    The energy is 1/2 ||beta - B/W||^2 - sum_v (alpha_v + e^{alpha_v} / W).
+    Returns:
+      The largest standard deviation under a row p_v of beta + e^{-alpha_v} B; zero exactly on the set, where R = 0.
+    """
+    p, _, _, b = _one_context(model)
+    x = beta[None] + np.exp(-alpha)[:, None] * b[None]
+    return float(np.sqrt((p * (x - (p * x).sum(1, keepdims=True)) ** 2).sum(1)).max())
+
+
+def conserved(model: RestrictedModel, alpha: Array, beta: Array) -> tuple[Array, Array]:
+    """What the joint flow conserves (new): (an energy [..., G], the sum of beta [..., G]) of each component.
+
+    The energy of a component is 1/2 ||beta - B/W||^2 - sum_v (alpha_v + e^{alpha_v} / W) over its tokens and queries.
 
     Args:
       model: with one context. alpha: [..., n]. beta: [..., V].
     """
-    _, _, total, b = _one_context(model)
-    energy = 0.5 * ((beta - b / total) ** 2).sum(-1) - (alpha + np.exp(alpha) / total).sum(-1)
-    return energy, beta.sum(-1)
+    p, _, total, b = _one_context(model)
+    of_token = components(model)
+    of_query = of_token[p.argmax(1)]
+    groups = np.arange(of_token.max() + 1)
+    tokens, queries = ((of[:, None] == groups[None]).astype(np.float64) for of in (of_token, of_query))
+    return 0.5 * (beta - b / total) ** 2 @ tokens - (alpha + np.exp(alpha) / total) @ queries, beta @ tokens
 
 
 def freezing_logit(model: RestrictedModel, alpha: Array, beta: Array) -> float:
-    """The common value at which the joint flow of one context freezes all sink logits (new). For full support.
+    """The common value at which the joint flow of one context freezes all sink logits (new).
 
     The unique root a of 1/2 [V m^2 + (e^{-a} + 1/W)^2 ||B - mean B||^2] - n (a + e^a / W) = energy at the start, with
     m = mean beta(0) - mean B / W.
 
     Args:
-      model: with one context. alpha: [n], alpha(0). beta: [V], beta(0).
+      model: with one context and one component. alpha: [n], alpha(0). beta: [V], beta(0).
+
+    Raises:
+      ValueError: the rows fall into several components, each of which freezes by itself.
     """
     _, _, total, b = _one_context(model)
-    energy = float(conserved(model, alpha, beta)[0])
+    energies = conserved(model, alpha, beta)[0]
+    if energies.size > 1:
+        raise ValueError(
+            f"model must have one component, but its rows fall into {energies.size}, which freeze apart; split it."
+        )
+    energy = float(energies[0])
     shift, spread = beta.mean() - b.mean() / total, ((b - b.mean()) ** 2).sum()
 
     def excess(a: float) -> float:

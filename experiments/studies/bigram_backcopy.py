@@ -18,9 +18,10 @@ from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, 
 from jaxsink.training.loop import TrainState
 from jaxsink.training.observe import ablations, examples
 from jaxsink.training.runs import build
+from theory.extraction import extract, extractable
 
 NAME = "bigram_backcopy"
-VERSION = 1
+VERSION = 2
 # Seconds between checkpoints: what a killed run loses at most.
 CHECKPOINT_SECONDS = 20.0
 
@@ -60,8 +61,11 @@ class Trainer:
 
         def finish(params: Any, key: jax.Array) -> dict[str, jax.Array]:
             tokens = self.task.sample(key, spec.probe_batch, spec.length)[:, :-1]
-            cut = ablations(self.model, self.task, params, tokens)
-            return cut | examples(self.model, self.task, params, key, spec.length)
+            found = ablations(self.model, self.task, params, tokens)
+            found |= examples(self.model, self.task, params, key, spec.length)
+            if extractable(self.model, self.task):
+                found |= extract(self.model, self.task, params, tokens)
+            return found
 
         self.finish = jax.jit(jax.vmap(finish) if group > 1 else finish)
 

@@ -85,6 +85,10 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
         "no_mlp_bigram": np.float64(2.0),
         "uniform_backcopy": np.float64(4.2),
         "uniform_bigram": np.float64(2.05),
+        "extracted_alpha_variation": np.float64(0.05 if sinks else 1.0),
+        "extracted_cosine": np.float64(0.99 if sinks else 0.1),
+        "extracted_drain": np.float64(1.0 if sinks else 5.0),
+        "extracted_drain_limit": np.float64(1.0),
     }
     rng = np.random.default_rng([seed, zlib.crc32(arm.encode())])
     # A thousandth of noise: intervals then have a width, and every tolerance is many times further away.

@@ -112,6 +112,31 @@ def test_one_context_conserves_and_freezes_where_predicted(flow, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_each_component_of_sparse_rows_conserves_its_own(flow, seed):
+    model, _, alpha, beta = instance(seed, sparse=True)
+    alphas, betas = flow(model, alpha, beta)
+    energies, totals = predictions.conserved(model, alphas, betas)
+    assert energies.shape == totals.shape == (TIMES.size, 3)
+    # 1e-10 a step over some hundred steps.
+    assert np.ptp(energies, axis=0).max() < 1e-6
+    assert np.ptp(totals, axis=0).max() < 1e-10
+    # The third component is a token that follows nothing; only sums over it are rounded.
+    np.testing.assert_allclose(totals[:, 2], beta[4], rtol=1e-14)
+    assert predictions.distance_from_stationary(model, alphas[-1], betas[-1]) < 1e-5
+    with pytest.raises(ValueError, match="must have one component, but its rows fall into 3"):
+        predictions.freezing_logit(model, alpha, beta)
+
+
+def test_distance_from_the_stationary_set():
+    model, b, _, _ = instance(0)
+    logits = np.full(N, 0.7)
+    # Rounding of numbers of order ten.
+    assert predictions.distance_from_stationary(model, logits, 2.0 - np.exp(-0.7) * b) < 1e-14
+    assert predictions.distance_from_stationary(model, logits, 2.0 + np.exp(-0.7) * b) > 0.1
+    assert predictions.distance_from_stationary(model, logits + np.arange(N), 2.0 - np.exp(-0.7) * b) > 0.1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_many_contexts_never_freeze(flow, seed):
     model, _, alpha, beta = instance(seed, contexts=6)
     alphas = flow(model, alpha, beta)[0]

@@ -8,9 +8,23 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from theory.claim import Claim
-from theory.claims import bb, rp
+from theory.claims import bb, nx_i, nx_n, nx_p, nx_r, rp, th1, th2, th3, th4, th5, th6
 
-BUILT_IN: tuple[Claim, ...] = (*bb.CLAIMS, *rp.CLAIMS)
+# In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
+BUILT_IN: tuple[Claim, ...] = (
+    *th1.CLAIMS,
+    *th2.CLAIMS,
+    *th3.CLAIMS,
+    *th4.CLAIMS,
+    *nx_n.CLAIMS,
+    *nx_p.CLAIMS,
+    *nx_r.CLAIMS,
+    *nx_i.CLAIMS,
+    *bb.CLAIMS,
+    *rp.CLAIMS,
+    *th6.CLAIMS,
+    *th5.CLAIMS,
+)
 ENTRY_POINTS = "jaxsink.claims"
 
 

@@ -1,0 +1,47 @@
+"""Mutants of what TH1, TH4 and TH6 predict. Each must be refuted on the quick evidence of every claim named.
+
+TH5a-b and TH6d compare measurements with fixed bounds, so no prediction of theirs can be perturbed.
+"""
+
+MUTANTS = [
+    ("theory.construction.backcopy_risk", "(characters - 1)", "characters", ("TH1",)),
+    ("theory.construction.backcopy_risk", "np.exp(-scale)", "np.exp(-0.99 * scale)", ("TH1",)),
+    ("theory.construction.bigram_risk", "0.5 * ((share", "0.6 * ((share", ("TH1",)),
+    ("theory.construction.bigram_risk", "growth**2 + growth + np", "growth + growth + np", ("TH1",)),
+    ("theory.construction.bigram_risk", "growth**2 + growth + np", "growth**2 + np", ("TH1",)),
+    ("theory.construction.bigram_risk", "2 * more * moments[None, :, 1]", "more * moments[None, :, 1]", ("TH1",)),
+    ("theory.construction.bigram_risk", "moments[None, :, 0] +", "0 * moments[None, :, 0] +", ("TH1",)),
+    ("theory.construction.bigram_risk", "more = growth - 1", "more = growth", ("TH1",)),
+    ("theory.construction.bigram_peak", "bounds=(0.1, 10)", "bounds=(2.0, 10)", ("TH1",)),
+    ("theory.construction.bigram_peak", "np.array([c])", "np.array([1.1 * c])", ("TH1",)),
+    ("theory.construction.solving_scale", "(characters - 1)", "characters", ("TH1",)),
+    ("theory.construction.solving_scale", "(characters - 1) / risk", "(characters - 1) / (1.01 * risk)", ("TH1",)),
+    ("theory.restricted.risk", "model.pi[None, :]", "1.001 * model.pi[None, :]", ("TH4a",)),
+    ("theory.restricted._deviation", "(1 - a)[:, :, None]", "(a)[:, :, None]", ("TH4a",)),
+    ("theory.restricted.gradient", "-model.pi", "model.pi", ("TH4a",)),
+    ("theory.restricted.gradient", "a * (1 - a) * pull", "a * pull", ("TH4a",)),
+    ("theory.restricted.gradient", "(model.mean_value - beta[None])", "(model.mean_value)", ("TH4a",)),
+    ("theory.restricted.gradient", "a[:, :, None] * difference", "difference", ("TH4a",)),
+    ("theory.flow.gradient_flow", "else -d_alpha", "else -0.9 * d_alpha", ("TH4b",)),
+    ("theory.flow.gradient_flow", "else -d_beta", "else -0.9 * d_beta", ("TH4b",)),
+    ("theory.flow.adam_flow", "(jnp.abs(d_alpha) + eps)", "(jnp.abs(d_alpha) + 1.2 * eps)", ("TH4c",)),
+    ("theory.flow.adam_flow", "(jnp.abs(d_beta) + eps)", "(jnp.abs(d_beta) + 1.2 * eps)", ("TH4c",)),
+    (
+        "theory.growth.contexts",
+        "np.bincount(query, weight * x, n) / pi",
+        "np.bincount(query, weight * x, n)",
+        ("TH6a", "TH6c"),
+    ),
+    ("theory.growth.contexts", "(rows * centred**2)", "(rows * b**2)", ("TH6a", "TH6c")),
+    ("theory.growth.contexts", "mean(total * variance)", "mean(total) * mean(variance)", ("TH6a",)),
+    ("theory.growth.frozen_logit", "0.5 * np.log(scale)", "0.45 * np.log(scale)", ("TH6a",)),
+    ("theory.growth.frozen_logit", "scale = 2 *", "scale = 2.2 *", ("TH6a",)),
+    ("theory.growth.frozen_logit", "seen.third / 2", "-seen.third / 2", ("TH6a",)),
+    ("theory.growth.frozen_logit", "3 * seen.crowded", "2 * seen.crowded", ("TH6a",)),
+    ("theory.growth.joint_constant", "new = (shared +", "new = (", ("TH6c",)),
+    ("theory.growth.joint_constant", "2 * seen.variance / seen.pi", "seen.variance / seen.pi", ("TH6c",)),
+    ("theory.growth.joint_constant", "balance @ np.einsum", "0.5 * balance @ np.einsum", ("TH6c",)),
+    ("theory.growth.joint_constant", "return -np.log(new)", "return np.log(new)", ("TH6c",)),
+    ("theory.predictions.freezing_logit", "alpha.size * (a", "0.99 * alpha.size * (a", ("TH6b",)),
+    ("theory.predictions.freezing_logit", "(np.exp(-a) + 1 / total) ** 2", "np.exp(-2 * a)", ("TH6b",)),
+]
