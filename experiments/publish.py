@@ -13,18 +13,10 @@ from experiments import figures
 from experiments.environment import environment
 from experiments.evidence import StoredRun, write_json
 from experiments.report import render
+from experiments.report.overview import SECTIONS
 from experiments.results import SCHEMA, Result, to_json
 from jaxsink import __version__
 from theory.claim import Tier
-
-# Overview pictures: figure -> the arms that it shows, in order, as claims name them.
-OVERVIEW: Mapping[str, tuple[str, ...]] = {
-    "dynamics": ("softmax",),
-    "attention_maps": ("softmax",),
-    "value_norms": ("softmax",),
-    "residual_norms": ("deep_adam", "deep_sgd", "deep_relu"),
-    "residual_by_token": ("deep_adam", "deep_sgd", "deep_relu"),
-}
 
 
 def claim_output(folder: Path) -> None:
@@ -106,8 +98,8 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
 
     pictures: dict[str, Path] = {}
     arms = _shared_arms(results)
-    for name, wanted in OVERVIEW.items():
-        if shown := {arm: arms[arm] for arm in wanted if arm in arms}:
+    for name, row in (each for rows in SECTIONS.values() for each in rows.items()):
+        if shown := {arm: arms[arm] for arm in row.arms if arm in arms}:
             pictures[name] = draw(name, shown)
     for result, entry in judged:
         claim = result.claim

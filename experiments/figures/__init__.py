@@ -16,6 +16,13 @@ from experiments.figures.residual_norms import residual_norms as residual_norms
 from experiments.figures.style import arm_colours as arm_colours
 from experiments.figures.style import save as save
 from experiments.figures.style import style as style
+from experiments.figures.theory_flows import concentration as concentration
+from experiments.figures.theory_flows import phase_portrait as phase_portrait
+from experiments.figures.theory_flows import value_convergence as value_convergence
+from experiments.figures.theory_growth import network_growth as network_growth
+from experiments.figures.theory_growth import sink_logit_growth as sink_logit_growth
+from experiments.figures.theory_optimisers import order_of_convergence as order_of_convergence
+from experiments.figures.theory_optimisers import peak_mechanism as peak_mechanism
 from experiments.figures.value_norms import value_norms as value_norms
 
 
@@ -30,6 +37,13 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "value_norms": _of_runs(value_norms),
         "residual_norms": _of_runs(residual_norms),
         "residual_by_token": _of_runs(residual_by_token),
+        "sink_logit_growth": _of_runs(sink_logit_growth),
+        "value_convergence": _of_runs(value_convergence),
+        "phase_portrait": _of_runs(phase_portrait),
+        "concentration": _of_runs(concentration),
+        "peak_mechanism": _of_runs(peak_mechanism),
+        "order_of_convergence": _of_runs(order_of_convergence),
+        "network_growth": _of_runs(network_growth),
         "measures": lambda runs, claim: measures(claim),
     }
 )

@@ -35,6 +35,13 @@ _PALETTE = (
 )
 # The arms that most figures show, so that they never depend on what stands beside them.
 _RESERVED = {"softmax": 0, "deep_adam": 0, "deep_sgd": 1, "triggers_only": 1, "relu": 2, "deep_relu": 2}
+# In figures of theory black is for what is predicted.
+_RESERVED |= {"flow_joint": 0, "flow_contexts": 1, "flow_growth": 2, "flow_joint_flat": 1, "flow_joint_sparse": 7}
+_RESERVED |= {"shakespeare_joint": 5, "shakespeare_contexts": 4, "shakespeare_growth": 8, "shakespeare_drain": 9}
+_RESERVED |= {"flow_drain": 3, "flow_drain_sparse": 2, "descent_adam": 3, "descent_sgd": 8}
+_RESERVED |= {"peak_adam": 0, "peak_sgd": 1, "peak_sign": 2, "peak_coupled": 3, "path_adam": 0, "path_descent": 1}
+_RESERVED |= {"minimal_one_context": 0, "minimal_many_contexts": 1, "minimal_constant": 2}
+_RESERVED |= {"flow_bent": 7, "flow_flat_growth": 4, "minimal_adam": 3, "minimal_sgd": 8, "minimal_frozen": 7}
 
 
 class Outcome(NamedTuple):
@@ -148,8 +155,12 @@ def save(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> tuple[P
     stem = Path(path_without_suffix)
     stem.parent.mkdir(parents=True, exist_ok=True)
     targets = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg"))
+    layout = figure.get_layout_engine()
     with style():
         for target in targets:
             with whole(target) as temporary:
                 figure.savefig(temporary, format=target.suffix[1:], dpi=150)
+            # The layout is found once: that takes as long as the drawing, and would come out the same.
+            figure.set_layout_engine("none")
+    figure.set_layout_engine(layout)
     return targets

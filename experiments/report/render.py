@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from experiments.figures.text import interval, number, tolerance
+from experiments.report.overview import SECTIONS
 from jaxsink.files import whole
 
 _HERE = Path(__file__).parent
@@ -29,29 +30,6 @@ _STATUSES = {
     "not run": ("–", "notrun"),
 }
 
-_OVERVIEW = {
-    "dynamics": (
-        "Training dynamics",
-        "Excess risks, attention to <s>, sink logit gap and value norm of <s> over training steps.",
-    ),
-    "attention_maps": (
-        "Attention maps",
-        "Attention weights from each token to those before it, with and without trigger tokens, per layer.",
-    ),
-    "value_norms": (
-        "Value norms",
-        "Norm of the value output at each token, with and without trigger tokens.",
-    ),
-    "residual_norms": (
-        "Residual norms",
-        "Residual norm over training at <s>, at the most frequent token and elsewhere, per block and arm.",
-    ),
-    "residual_by_token": (
-        "Residual norms by token",
-        "Residual norm at each token after training, per block and arm.",
-    ),
-}
-
 
 class _Picture(NamedTuple):
     title: str
@@ -59,6 +37,12 @@ class _Picture(NamedTuple):
     uri: str
     width: int
     height: int
+
+
+class _Section(NamedTuple):
+    title: str
+    anchor: str
+    pictures: list[_Picture]
 
 
 class _Card(NamedTuple):
@@ -77,7 +61,7 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
         claims: the content of claims.json (schema 1).
         figures: PNG images, as bytes or as the path of a file. A claim's id, or its id followed by `/` and a
             word, puts the image on the card of that claim; every other name (`dynamics`, ...) puts it into
-            the overview, in the order given.
+            the section of `overview.SECTIONS` that lists it, and one that none lists into a last section.
         out: the HTML file to write; replaced in one step, so that a reader never sees half a report.
 
     Returns:
@@ -94,14 +78,13 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
     entries = claims.get("claims", [])
     identifiers = {str(entry["id"]) for entry in entries}
     owned: dict[str, list[_Picture]] = {}
-    overview = []
+    others = dict(figures)
     for name, image in figures.items():
         owner = name.split("/", 1)[0]
         if owner in identifiers:
             alt = f"Figure of claim {owner}; its numbers are in the tables of this card."
             owned.setdefault(owner, []).append(_picture(name, image, name, alt))
-        else:
-            overview.append(_picture(name, image, *_OVERVIEW.get(name, (name, f"Figure {name}."))))
+            del others[name]
     cards = [_card(entry, owned.get(str(entry["id"]), [])) for entry in entries]
     page = (
         _environment()
@@ -111,7 +94,7 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
             created=_date(claims.get("created")),
             summary=_summary(entries),
             cards=cards,
-            overview=overview,
+            sections=_sections(others),
             statuses=[status for status in _STATUSES if any(entry.get("status") == status for entry in entries)],
             groups=sorted({card.group for card in cards}),
             sources=sorted({str(entry.get("source", "")) for entry in entries} - {""}),
@@ -122,6 +105,16 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
     with whole(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
+
+
+def _sections(figures: Mapping[str, Path | bytes]) -> list[_Section]:
+    """The sections of the overview that have a figure."""
+    left, sections = dict(figures), []
+    for title, rows in SECTIONS.items():
+        shown = [_picture(name, left.pop(name), row.title, row.alt) for name, row in rows.items() if name in left]
+        sections.append(_Section(title, title.lower(), shown))
+    sections.append(_Section("Other figures", "other", [_picture(n, i, n, f"Figure {n}.") for n, i in left.items()]))
+    return [section for section in sections if section.pictures]
 
 
 def _environment() -> jinja2.Environment:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
+
+from jaxsink.training import SGD, Adam, SignSGD
+from theory.calculations.base import Calculation
+from theory.calculations.descents import RandomDescents
+from theory.calculations.flows import RandomFlows
+from theory.calculations.minimal import MinimalFlow, MinimalTraining
+from theory.calculations.networks import Size, Trajectories
+from theory.calculations.peaks import Peaks, PeakSweep
+from theory.calculations.random_models import model_arrays
 
 CHARACTERS = ("\n", " ", "$", "a", "b", "e", "h", "o", "r", "t")
 
@@ -164,3 +174,122 @@ def claims(*entries: dict[str, Any]) -> dict[str, Any]:
         "sizes": ["one layer, d 64, T 32, batch 32, 1,200 steps"],
         "claims": list(entries),
     }
+
+
+# Theory: the names, shapes and inputs of real calculations, and paths that go from their start to some end ---------
+_SIZE = Size(instances=2)
+THEORY: dict[str, Calculation] = {
+    "flow_growth": RandomFlows(freeze="beta", values="constant", instances=2),
+    "flow_bent": RandomFlows(freeze="beta", instances=2),
+    "flow_flat_growth": RandomFlows(freeze="beta", values="constant", mean_value="constant", instances=2),
+    "flow_joint": RandomFlows(instances=2),
+    "flow_joint_flat": RandomFlows(mean_value="constant", instances=2),
+    "flow_joint_sparse": RandomFlows(rows="sparse", instances=2),
+    "flow_contexts": RandomFlows(contexts=4, instances=2),
+    "flow_drain": RandomFlows(freeze="alpha", logits="constant", instances=2),
+    "flow_drain_sparse": RandomFlows(freeze="alpha", logits="constant", rows="sparse", instances=2),
+    "descent_adam": RandomDescents(logits="zero", instances=2),
+    "descent_sgd": RandomDescents(logits="zero", optimiser=SGD(3e-4, weight_decay=0.0), instances=2),
+    "peak_adam": Peaks(Adam(0.3, b2=0.9), steps=300),
+    "peak_sgd": Peaks(SGD(0.3, weight_decay=0.0), steps=300),
+    "peak_sign": Peaks(SignSGD(0.3, weight_decay=0.0), steps=300),
+    "peak_coupled": Peaks(Adam(0.3, b2=0.999), steps=300, coupled=True),
+    "peak_sweep": PeakSweep(((0.9, 1e-8), (0.999, 1e-4)), steps=50),
+    "path_descent": Trajectories(size=_SIZE, halvings=2),
+    "path_adam": Trajectories(size=_SIZE, optimiser=Adam(8e-3, b2=0.9, eps=1e-2), halvings=2),
+    "minimal_constant": MinimalFlow(value="constant"),
+    "minimal_frozen": MinimalFlow(value="frozen"),
+    "minimal_one_context": MinimalFlow(contexts="one"),
+    "minimal_many_contexts": MinimalFlow(),
+    "minimal_sgd": MinimalTraining(),
+    "minimal_adam": MinimalTraining(optimiser=Adam(3e-3)),
+}
+
+
+def theory_run(arm: str, seed: int) -> SyntheticRun:
+    """A run of an arm of THEORY."""
+    calculation, rng = THEORY[arm], np.random.default_rng([seed, *arm.encode()])
+    make: Any = {
+        RandomFlows: _flow,
+        RandomDescents: _flow,
+        Peaks: _peak,
+        PeakSweep: _sweep,
+        Trajectories: _trajectories,
+        MinimalFlow: _minimal_flow,
+        MinimalTraining: _minimal_training,
+    }[type(calculation)]
+    manifest = {"seed": seed, "key": f"{arm}{seed:03x}", "label": calculation.label, "spec": calculation.describe()}
+    with jax.enable_x64(True):
+        arrays = make(calculation, seed, rng)
+    return SyntheticRun({name: np.asarray(values) for name, values in arrays.items()}, manifest, seed)
+
+
+def theory_arms(names: Iterable[str], seeds: int = 3) -> dict[str, list[SyntheticRun]]:
+    return {name: [theory_run(name, seed) for seed in range(seeds)] for name in names}
+
+
+def _way(start: NDArray[Any], end: NDArray[Any] | float, done: NDArray[Any]) -> NDArray[Any]:
+    """[..., P, K] from [..., K] to [..., K], a share `done` [P] of the way."""
+    return start[..., None, :] + done[:, None] * (end - start)[..., None, :]
+
+
+def _flow(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    models, (alpha, beta) = calculation.drawn(seed)
+    if isinstance(calculation, RandomFlows):
+        axis, points = {"times": np.logspace(0, 9, 37)}, np.logspace(0, 9, 37)
+    else:
+        axis, points = {"step": np.arange(0, 1001, 100)}, np.arange(0, 1001, 100)
+    done, frozen = 1 - np.exp(-points / 300), getattr(calculation, "freeze", "nothing")
+    ends = alpha + (frozen != "alpha") * rng.normal(2, 0.1, alpha.shape), beta * (frozen == "beta")
+    return (
+        model_arrays(models, (alpha, beta))
+        | axis
+        | {"alpha": _way(alpha, ends[0], done), "beta": _way(beta, ends[1], done)}
+    )
+
+
+def _peak(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    start = np.append(10.0, rng.uniform(5, 20, calculation.starts - 1))
+    return {"start": start, "peak": start[:, None] + 3 * np.sqrt(np.arange(1, calculation.steps + 1))}
+
+
+def _sweep(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    return {"settings": calculation.settings, "final": 20 + rng.random(len(calculation.settings))}
+
+
+def _trajectories(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    setting, counts = calculation.size.draw(seed)
+    inputs = {name: np.asarray(getattr(setting, name)) for name in ("p", "pi", "xi", "alpha", "beta")}
+    rate = calculation.optimiser.rate / 2.0 ** np.arange(calculation.halvings + 1)
+    time = calculation.optimiser.rate * np.arange(10, 101, 10)
+    paths = {
+        f"{name}s": _way(inputs[name][:, None], (inputs[name] + 1)[:, None] + rate[:, None], time / time[-1])
+        for name in ("alpha", "beta")
+    }
+    return inputs | paths | {"counts": counts, "rate": rate, "time": time}
+
+
+def _minimal_flow(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    size, queries, samples = 6, 5, 5 if calculation.contexts == "one" else 40
+    counts = rng.integers(1, 5, (1 if samples == 5 else samples, size)).repeat(5 if samples == 5 else 1, axis=0)
+    alpha, beta = rng.normal(0, 0.3, queries), rng.normal(size=size) * (calculation.value != "constant")
+    time = np.logspace(0, calculation.decades, 25)
+    done = np.log1p(time)
+    return {
+        "time": time,
+        "alphas": _way(alpha, alpha + 0.5, done),
+        "betas": _way(beta, beta - (calculation.value == "joint"), done),
+        "alpha": alpha,
+        "beta": beta,
+        "p": rng.dirichlet(np.ones(size), queries),
+        "query": np.arange(samples) % queries,
+        "weight": np.full(samples, 1 / samples),
+        "total": counts.sum(1),
+        "b": 3.0 * counts,
+    }
+
+
+def _minimal_training(calculation: Any, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    step = np.arange(0, 3001, 100)
+    alphas = _way(rng.normal(0, 0.3, 5), 4.0, np.log1p(step) / 8)
+    return {"step": step, "rate": calculation.optimiser.rate, "alphas": alphas, "betas": alphas}

@@ -30,7 +30,9 @@ THREE_ARMS = ("adam", "sgd", "relu")
 
 
 def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
-    return figures.FIGURES[name](made_up.arms(layers, kinds, seeds=2), made_up.claim("BB1", "supported"))
+    calculated = set(kinds) <= set(made_up.THEORY)
+    runs = made_up.theory_arms(kinds, seeds=2) if calculated else made_up.arms(layers, kinds, seeds=2)
+    return figures.FIGURES[name](runs, made_up.claim("BB1", "supported"))
 
 
 CASES = [
@@ -43,6 +45,13 @@ CASES = [
     ("residual_norms", 3, THREE_ARMS),
     ("residual_by_token", 3, ("adam", "relu")),
     ("measures", 1, ("adam",)),
+    ("sink_logit_growth", 1, ("flow_growth", "flow_bent", "flow_flat_growth", "flow_joint", "flow_contexts")),
+    ("value_convergence", 1, ("flow_drain", "flow_joint", "flow_drain_sparse")),
+    ("phase_portrait", 1, ("flow_joint", "flow_contexts", "flow_joint_sparse", "flow_joint_flat")),
+    ("concentration", 1, ("flow_joint", "flow_joint_flat", "descent_adam", "descent_sgd")),
+    ("peak_mechanism", 1, ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled", "peak_sweep")),
+    ("order_of_convergence", 1, ("path_descent", "path_adam")),
+    ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
 
 

@@ -13,6 +13,7 @@ from beside import load
 
 from experiments import figures
 from experiments.report import render
+from experiments.report.overview import SECTIONS
 
 made_up = load(__file__, "synthetic_evidence")
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror='alert(2)'>\" onclick=\"alert(3)&amp;"
@@ -181,9 +182,35 @@ def test_figures_are_inlined_where_they_belong(five: dict[str, Any], tmp_path: P
     assert int(first["width"] or 0) == int(8.5 * 150)
     assert (second["width"], second["height"]) == ("3", "2")
     assert shown.inside("claim-BB0", "img") == []
-    assert len(shown.inside("overview", "img")) == 2
+    assert len(shown.inside("training", "img")) == 2
     assert [text for _, text in shown.all("figcaption")] == ["Training dynamics", "Value norms"]
     assert all(found["alt"] for found, _ in shown.all("img"))
+
+
+def test_figures_come_in_their_sections(five: dict[str, Any], tmp_path: Path) -> None:
+    names = [name for rows in SECTIONS.values() for name in rows]
+    assert len(set(names)) == len(names), "a figure in two sections has two places"
+    shown = page(five, dict.fromkeys(reversed(names), TINY), tmp_path)
+    assert [text for _, text in shown.all("h2")] == ["Verdicts", *SECTIONS, "Claims"]
+    titles = [row.title for rows in SECTIONS.values() for row in rows.values()]
+    assert [text for _, text in shown.all("figcaption")] == titles, "the order is that of the table"
+    for title, rows in SECTIONS.items():
+        assert [found["alt"] for found in shown.inside(title.lower(), "img")] == [row.alt for row in rows.values()]
+        assert [text for _, text in shown.all("a", href=f"#{title.lower()}")] == [title]
+
+
+def test_a_section_without_figures_is_absent(five: dict[str, Any], tmp_path: Path) -> None:
+    def sections(**pictures: bytes) -> list[str]:
+        shown = page(five, dict(pictures), tmp_path)
+        links = [text for found, text in shown.all("a") if (found["href"] or "")[1:] in ("theory", "training", "other")]
+        headings = [text for _, text in shown.all("h2")]
+        assert headings == ["Verdicts", *links, "Claims"]
+        return links
+
+    assert sections() == []
+    assert sections(value_norms=TINY) == ["Training"]
+    assert sections(value_norms=TINY, concentration=TINY) == ["Theory", "Training"]
+    assert sections(something=TINY, phase_portrait=TINY) == ["Theory", "Other figures"]
 
 
 def test_infinite_and_undefined_numbers_are_shown(five: dict[str, Any], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Mutants of what TH1, TH4 and TH6 predict. Each must be refuted on the quick evidence of every claim named.
 
-TH5a-b and TH6d compare measurements with fixed bounds, so no prediction of theirs can be perturbed.
+TH6d compares measurements with fixed bounds, so no prediction of it can be perturbed.
 """
 
 MUTANTS = [

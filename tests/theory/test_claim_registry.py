@@ -21,12 +21,12 @@ TRAINED = [*(f"BB{i}" for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)), "RP1", "RP2", "
 IDS = [
     "TH1",
     *(f"TH2{letter}" for letter in "abcdef"),
-    *("TH3", "TH3b", "TH4a", "TH4b", "TH4c"),
+    *("TH3", "TH3b", "TH4a", "TH4b", "TH4c", "TH6a", "TH6b", "TH6c", "TH6d"),
     *("NX-N1", "NX-N2", "NX-N3", "NX-N4", "NX-P1", "NX-P2"),
     *(f"NX-R{i}" for i in range(1, 6)),
     *(f"NX-I{i}" for i in range(1, 12)),
     *TRAINED,
-    *("TH6a", "TH6b", "TH6c", "TH6d", "TH5a", "TH5b"),
+    *("BB-T1", "BB-T2"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 

@@ -162,8 +162,8 @@ FALSE = {
         [("deep_relu", "peak_ratio", end("peak_ratio", 2.0))],
         [("deep_relu", "attn_start", end("attn_start", 0.5))],
     ],
-    "TH5a": [[("softmax", "extracted_alpha_variation", whole(0.5))]],
-    "TH5b": [
+    "BB-T1": [[("softmax", "extracted_alpha_variation", whole(0.5))]],
+    "BB-T2": [
         [("softmax", "extracted_cosine", whole(0.5))],
         [("softmax", "extracted_drain", whole(5.0))],
     ],

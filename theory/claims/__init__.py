@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from theory.claim import Claim
-from theory.claims import bb, nx_i, nx_n, nx_p, nx_r, rp, th1, th2, th3, th4, th5, th6
+from theory.claims import bb, bb_theory, nx_i, nx_n, nx_p, nx_r, rp, th1, th2, th3, th4, th6
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
 BUILT_IN: tuple[Claim, ...] = (
@@ -16,14 +16,14 @@ BUILT_IN: tuple[Claim, ...] = (
     *th2.CLAIMS,
     *th3.CLAIMS,
     *th4.CLAIMS,
+    *th6.CLAIMS,
     *nx_n.CLAIMS,
     *nx_p.CLAIMS,
     *nx_r.CLAIMS,
     *nx_i.CLAIMS,
     *bb.CLAIMS,
     *rp.CLAIMS,
-    *th6.CLAIMS,
-    *th5.CLAIMS,
+    *bb_theory.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
 

@@ -255,7 +255,7 @@ TH2D = Claim(
     kind="theory",
     evidence=_by_tier(
         flow_joint=lambda m: RandomFlows(instances=m),
-        flow_contexts=lambda m: RandomFlows(contexts=4, instances=m),
+        flow_contexts=lambda m: RandomFlows(contexts=3, instances=m),
         flow_joint_sparse=lambda m: RandomFlows(rows="sparse", instances=m),
         shakespeare_joint=lambda m: ShakespeareFlow(),
     ),
@@ -274,7 +274,7 @@ TH2D = Claim(
         ),
     ),
     expected={"quick": "supported", "paper": "supported"},
-    control=Control("four contexts, predicted as if there were the first alone", {"flow_joint": "flow_contexts"}),
+    control=Control("three contexts, predicted as if there were the first alone", {"flow_joint": "flow_contexts"}),
     figure="sink_logit_growth",
 )
 
@@ -293,9 +293,9 @@ TH2E = Claim(
     statement="With several contexts the joint flow never freezes: alpha_v grows like 1/2 log t + r_v.",
     kind="theory",
     evidence=_by_tier(
-        flow_contexts=lambda m: RandomFlows(contexts=4, instances=m),
+        flow_contexts=lambda m: RandomFlows(contexts=3, instances=m),
         flow_joint=lambda m: RandomFlows(instances=m),
-        shakespeare_contexts=lambda m: ShakespeareFlow(queries=TOP, contexts=3),
+        shakespeare_contexts=lambda m: ShakespeareFlow(queries=TOP, contexts=2),
     ),
     measures=_same(
         # What is left out falls like W / sqrt(pi Var t): .01 here, and .1 with Shakespeare's W = 255.

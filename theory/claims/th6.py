@@ -115,6 +115,7 @@ TH6A = Claim(
     ),
     expected=dict.fromkeys(TIERS, "supported"),
     control=Control("a frozen value that is not constant", {"minimal_constant": "minimal_frozen"}),
+    figure="network_growth",
 )
 
 
@@ -176,6 +177,7 @@ TH6B = Claim(
     ),
     expected=dict.fromkeys(TIERS, "supported"),
     control=Control("the contexts of many sequences", {"minimal_one_context": "minimal_many_contexts"}),
+    figure="network_growth",
 )
 
 
@@ -232,6 +234,7 @@ TH6C = Claim(
     expected=dict.fromkeys(TIERS, "supported"),
     control=Control("one fixed context", {"minimal_many_contexts": "minimal_one_context"}),
     note="The flow is that of a sample of sequences, which stands for the average over fresh ones.",
+    figure="network_growth",
 )
 
 
@@ -259,6 +262,7 @@ TH6D = Claim(
     expected=dict.fromkeys(TIERS, "supported"),
     control=Control("gradient descent", {"minimal_adam": "minimal_sgd"}),
     note="Adam's steps keep their size as the gradient falls, so the logits grow with the steps, not their logarithm.",
+    figure="network_growth",
 )
 
 CLAIMS = (TH6A, TH6B, TH6C, TH6D)

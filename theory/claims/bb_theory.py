@@ -1,4 +1,4 @@
-"""Claims TH5a-b: what of the restricted model of 2410.13835 is found in a network trained in full."""
+"""Claims BB-T1 and BB-T2: what of the restricted model of 2410.13835 is found in a network trained in full."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ INF = math.inf
 _EVIDENCE = arms.by_tier(softmax=arms.SOFTMAX, triggers_only=arms.TRIGGERS_ONLY)
 _CONTROL = Control("loss on the copy positions only, so that nothing asks for a sink", {"softmax": "triggers_only"})
 
-TH5A = Claim(
-    id="TH5a",
+T1 = Claim(
+    id="BB-T1",
     source="2410.13835, theorem 2(c)",
     statement="In a trained network the logits on <s>, over those on other keys, are alike for all non-trigger tokens.",
     kind="training",
@@ -34,8 +34,8 @@ TH5A = Claim(
     note="alpha is the logit on <s> minus the log-mean-exp of the others; tokens weigh as they occur.",
 )
 
-TH5B = Claim(
-    id="TH5b",
+T2 = Claim(
+    id="BB-T2",
     source="2410.13835, theorem 2(b, c)",
     statement="In a trained network the value of <s> is, up to a constant, the -e^{-alpha} B of its attention.",
     kind="training",
@@ -66,4 +66,4 @@ TH5B = Claim(
     ),
 )
 
-CLAIMS = (TH5A, TH5B)
+CLAIMS = (T1, T2)

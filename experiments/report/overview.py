@@ -1,0 +1,105 @@
+"""What a report shows before its claims: sections of figures, each figure with the arms that it draws."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Shown(NamedTuple):
+    """One figure of the overview.
+
+    Attributes:
+      title: its caption. alt: what it shows, in words.
+      arms: what it draws, in this order, as claims name them; those without evidence are left out.
+    """
+
+    title: str
+    alt: str
+    arms: tuple[str, ...]
+
+
+_DEEP = ("deep_adam", "deep_sgd", "deep_relu")
+
+SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
+    {
+        "Theory": {
+            "sink_logit_growth": Shown(
+                "Growth of the sink logits",
+                "Sink logits of restricted models against log t under gradient flow, beside 1/2 log t + r_v where they "
+                "are predicted to grow, and beside the predicted value where they are predicted to freeze.",
+                (
+                    "flow_growth",
+                    "flow_joint",
+                    "flow_contexts",
+                    "shakespeare_growth",
+                    "shakespeare_joint",
+                    "shakespeare_contexts",
+                ),
+            ),
+            "value_convergence": Shown(
+                "Drain of the value state",
+                "Distance of beta from its predicted limit over time, with the predicted rate and the fitted one, and "
+                "the drain against the frozen sink logit beside e^-a.",
+                ("flow_drain", "flow_drain_sparse", "shakespeare_drain"),
+            ),
+            "phase_portrait": Shown(
+                "Phase portrait",
+                "Joint flows in the plane of mean sink logit and drain: with one context they end where they are "
+                "predicted to freeze, on the curve e^-a; with several they follow that curve without end.",
+                ("flow_joint", "flow_contexts"),
+            ),
+            "concentration": Shown(
+                "Concentration of the sink logits",
+                "Spread of the sink logits over the queries, under gradient flow against time, under Adam and gradient "
+                "descent against the step.",
+                ("flow_joint", "flow_joint_flat", "shakespeare_joint", "descent_adam", "descent_sgd"),
+            ),
+            "peak_mechanism": Shown(
+                "Mechanism of residual peaks",
+                "Residual scale of <s> against the step on linear and logarithmic axes, under Adam, gradient descent "
+                "and its sign, with the predicted curves.",
+                ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled"),
+            ),
+            "order_of_convergence": Shown(
+                "Networks against the flow",
+                "Training paths of a network with equal key counts beside the flow of the restricted model, and their "
+                "largest deviation against the rate, with the slope of first order.",
+                ("path_descent", "path_adam"),
+            ),
+            "network_growth": Shown(
+                "Growth in the minimal network",
+                "Sink logits of the minimal network against the logarithm of time or step, under gradient flow with "
+                "one and many contexts, under gradient descent and under Adam, beside predictions or a slope of 1/2.",
+                ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd", "minimal_adam"),
+            ),
+        },
+        "Training": {
+            "dynamics": Shown(
+                "Training dynamics",
+                "Excess risks, attention to <s>, sink logit gap and value norm of <s> over training steps.",
+                ("softmax",),
+            ),
+            "attention_maps": Shown(
+                "Attention maps",
+                "Attention weights from each token to those before it, with and without trigger tokens, per layer.",
+                ("softmax",),
+            ),
+            "value_norms": Shown(
+                "Value norms",
+                "Norm of the value output at each token, with and without trigger tokens.",
+                ("softmax",),
+            ),
+            "residual_norms": Shown(
+                "Residual norms",
+                "Residual norm over training at <s>, at the most frequent token and elsewhere, per block and arm.",
+                _DEEP,
+            ),
+            "residual_by_token": Shown(
+                "Residual norms by token",
+                "Residual norm at each token after training, per block and arm.",
+                _DEEP,
+            ),
+        },
+    }
+)
+"""Section to its figures by name, both in the order of the report. A section without any figure is left out."""
