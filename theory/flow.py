@@ -24,7 +24,7 @@ def gradient_flow(
     beta: jax.Array,
     times: jax.Array,
     freeze: Literal["alpha", "beta", "nothing"] = "nothing",
-    stop_below: float = 0.0,
+    stop_below: float | jax.Array | None = None,
     stiff: bool = True,
 ) -> State:
     """d(alpha, beta)/dt = -grad R from t = 0, with an adaptive solver. Works under jit and vmap.
@@ -34,8 +34,8 @@ def gradient_flow(
       times: [P] increasing positive times at which it is read; 1e9 is within reach.
       freeze: what is held at its start.
       stop_below: norm of the velocity below which the flow counts as arrived: it ends there, and later times read
-        the state at its end. Where rounding is all that is left of the gradient, a solver would follow that. At 0
-        the flow always runs to the last time.
+        the state at its end. Where rounding is all that is left of the gradient, a solver would follow that. With
+        None, or at 0, the flow always runs to the last time.
       stiff: see `integrate`.
 
     Returns:
@@ -91,7 +91,7 @@ def integrate(
     times: jax.Array,
     *,
     tolerance: float = TOLERANCE,
-    stop_below: float = 0.0,
+    stop_below: float | jax.Array | None = None,
     stiff: bool = True,
 ) -> State:
     """An autonomous flow from t = 0, with an adaptive solver. Works under jit and vmap.
@@ -127,10 +127,10 @@ def integrate(
         max_steps=MAX_STEPS,
         # Nobody differentiates a flow backwards, and what that would need is slow to compile.
         adjoint=diffrax.ForwardMode(),
-        event=diffrax.Event(arrived) if stop_below > 0 else None,
+        event=diffrax.Event(arrived) if stop_below is not None else None,
     )
     at_times, at_end = solution.ys
-    if stop_below > 0:
+    if stop_below is not None:
         # Times that the solver never reached are infinite.
         reached = times <= solution.ts[1]
         at_times = jax.tree.map(lambda x, end: jnp.where(reached[:, None], x, end), at_times, at_end)

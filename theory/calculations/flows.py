@@ -12,8 +12,8 @@ import numpy as np
 from jaxsink.tasks import BigramBackcopy, shakespeare
 from theory.calculations.base import Calculation
 from theory.calculations.random_models import RandomModels, Start, model_arrays
-from theory.flow import gradient_flow
-from theory.restricted import RestrictedModel, restricted_model, risk
+from theory.flow import State, integrate
+from theory.restricted import RestrictedModel, gradient, restricted_model, risk
 
 Freeze = Literal["alpha", "beta", "nothing"]
 # Forty points a decade: the slowest mode of a frozen flow is seen alone over a third of a decade only.
@@ -21,13 +21,32 @@ TIMES = np.logspace(0, 9, 361)
 # Norm of the gradient at which a flow counts as arrived: rounding is all that is left.
 _ARRIVED = 1e-12
 
-_flows = jax.jit(jax.vmap(gradient_flow, in_axes=(0, 0, 0, None, None, None)), static_argnums=(4, 5))
+
+def _flow(
+    model: RestrictedModel, alpha: jax.Array, beta: jax.Array, times: jax.Array, moves: jax.Array, stop: jax.Array
+) -> State:
+    """`theory.flow.gradient_flow` with what is frozen as numbers, so that one compilation serves all choices of it.
+
+    Args:
+      moves: [2] 1 or 0 for alpha and for beta: whether it moves.
+    """
+
+    def velocity(state: State) -> State:
+        d_alpha, d_beta = gradient(model, *state)
+        return -moves[0] * d_alpha, -moves[1] * d_beta
+
+    return integrate(velocity, (alpha, beta), times, stop_below=stop)
+
+
+_flows = jax.jit(jax.vmap(_flow, in_axes=(0, 0, 0, None, None, None)))
 _risks = jax.jit(jax.vmap(risk))
 
 
 def _evidence(models: RestrictedModel, start: Start, freeze: Freeze) -> dict[str, np.ndarray]:
     times, alpha_and_beta = jnp.asarray(TIMES), map(jnp.asarray, start)
-    alpha, beta = _flows(models, *alpha_and_beta, times, freeze, _ARRIVED if freeze == "nothing" else 0.0)
+    moves = jnp.asarray([freeze != "alpha", freeze != "beta"], float)
+    stop = jnp.asarray(_ARRIVED if freeze == "nothing" else 0.0)
+    alpha, beta = _flows(models, *alpha_and_beta, times, moves, stop)
     final = _risks(models, alpha[:, -1], beta[:, -1])
     flow = {"times": times, "alpha": alpha, "beta": beta, "final_risk": final}
     return model_arrays(models, start) | {name: np.asarray(values) for name, values in flow.items()}
