@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,9 @@ from experiments.report.overview import SECTIONS
 from experiments.results import SCHEMA, Result, to_json
 from jaxsink import __version__
 from theory.claim import Tier
+
+# Claims from which on their pictures are drawn by several processes: each takes some four seconds to start.
+MANY = 12
 
 
 def claim_output(folder: Path) -> None:
@@ -98,18 +105,44 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
 
     pictures: dict[str, Path] = {}
     arms = _shared_arms(results)
-    for name, row in (each for rows in SECTIONS.values() for each in rows.items()):
-        if shown := {arm: arms[arm] for arm in row.arms if arm in arms}:
-            pictures[name] = draw(name, shown)
-    for result, entry in judged:
-        claim = result.claim
-        pictures[claim.id] = _save(figures.measures(entry), folder / claim.id)
-        if claim.figure != "measures":
-            pictures[f"{claim.id}/{claim.figure}"] = draw(claim.figure, result.runs)
+    with _workers(len(judged)) as submit:
+        measures = {r.claim.id: submit(draw_measures, entry, folder / r.claim.id) for r, entry in judged}
+        for name, row in (each for rows in SECTIONS.values() for each in rows.items()):
+            if shown := {arm: arms[arm] for arm in row.arms if arm in arms}:
+                pictures[name] = draw(name, shown)
+        for claim, runs in ((result.claim, result.runs) for result, _ in judged):
+            pictures[claim.id] = measures[claim.id].result()
+            if claim.figure != "measures":
+                pictures[f"{claim.id}/{claim.figure}"] = draw(claim.figure, runs)
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:
         if path.with_suffix(".png") not in pictures.values():
             path.unlink()  # of the report before this one
     return render(data, pictures, out / "report.html")
+
+
+def draw_measures(entry: Mapping[str, Any], path: Path) -> Path:
+    """Draw the measures of an entry of claims.json; in a worker process, if there is one."""
+    return _save(figures.measures(entry), path)
+
+
+@contextmanager
+def _workers(pictures: int) -> Iterator[Callable[..., Future[Path]]]:
+    """A function that submits work: to a process for each core, or, where starting them would take longer, to nobody.
+
+    A second of drawing a claim adds up over forty of them.
+    """
+    if pictures < MANY:
+        yield _at_once
+        return
+    # A forked process would inherit the threads of JAX in whatever state they are.
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield pool.submit
+
+
+def _at_once(function: Callable[..., Path], *arguments: Any) -> Future[Path]:
+    done: Future[Path] = Future()
+    done.set_result(function(*arguments))
+    return done
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -112,8 +112,10 @@ def integrate(
     if jnp.result_type(float) != jnp.float64:
         raise ValueError("a flow needs float64, but JAX has it off; call it inside jax.enable_x64(True).")
 
+    slowest = 0.0 if stop_below is None else stop_below
+
     def arrived(_: Any, state: State, __: Any, **___: Any) -> jax.Array:
-        return jnp.sqrt(sum(jnp.sum(x**2) for x in velocity(state))) < stop_below
+        return jnp.sqrt(sum(jnp.sum(x**2) for x in velocity(state))) < slowest
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda _, state, __: velocity(state)),

@@ -57,6 +57,19 @@ def test_a_report_is_complete(results: Sequence[Result], tmp_path: Path) -> None
     assert page.count("data:image/png;base64,") == 2
 
 
+def test_many_pictures_are_drawn_by_several_processes(
+    results: Sequence[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(results, tmp_path / "one", "quick", "jaxsink verify", 1.0)
+    monkeypatch.setattr(publishing, "MANY", 0)
+    publish(results, tmp_path / "several", "quick", "jaxsink verify", 1.0)
+    alone, together = tree(tmp_path / "one"), tree(tmp_path / "several")
+    assert set(alone) == set(together)
+    for name in alone:
+        if name.endswith(".png"):
+            assert alone[name] == together[name]
+
+
 def test_a_report_replaces_the_one_before(results: Sequence[Result], tmp_path: Path) -> None:
     out = tmp_path / "out"
     for command, some in (("first", results), ("second", results[1:2])):
