@@ -60,8 +60,10 @@ def test_a_report_is_complete(results: Sequence[Result], tmp_path: Path) -> None
 def test_many_pictures_are_drawn_by_several_processes(
     results: Sequence[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    claim_output(tmp_path / "one")
     publish(results, tmp_path / "one", "quick", "jaxsink verify", 1.0)
     monkeypatch.setattr(publishing, "MANY", 0)
+    claim_output(tmp_path / "several")
     publish(results, tmp_path / "several", "quick", "jaxsink verify", 1.0)
     alone, together = tree(tmp_path / "one"), tree(tmp_path / "several")
     assert set(alone) == set(together)
