@@ -5,7 +5,8 @@ Arrays are [B, T, N, H] for queries and [B, S, K, H] for keys and values; scores
 
 from jaxsink.attention.backends import BACKENDS, Backend
 from jaxsink.attention.call import Aux, Call, Tap
-from jaxsink.attention.driver import attend, attend_with_aux
+from jaxsink.attention.composite import Composite, Evaluate, Inputs, Wrapped, Wrapper
+from jaxsink.attention.driver import Variant, attend, attend_with_aux
 from jaxsink.attention.masks import (
     AllOf,
     Causal,
@@ -27,12 +28,14 @@ from jaxsink.attention.row_map import (
     Properties,
     RowContext,
     RowMap,
+    StatisticMap,
     Streaming,
 )
 from jaxsink.attention.row_statistics import (
     masked_log_sum_exp,
     masked_softmax,
 )
+from jaxsink.attention.statistics import LogSumExp, RowStatistic, ScaledSum, Total
 from jaxsink.attention.variants import (
     CATALOGUE,
     Clipped,
@@ -57,10 +60,14 @@ __all__ = [
     "Call",
     "Causal",
     "Clipped",
+    "Composite",
     "Elastic",
     "Entmax15",
+    "Evaluate",
+    "Inputs",
     "IsolateRows",
     "Lengths",
+    "LogSumExp",
     "Mask",
     "Mass",
     "NullColumnMap",
@@ -70,6 +77,8 @@ __all__ = [
     "ReLU",
     "RowContext",
     "RowMap",
+    "RowStatistic",
+    "ScaledSum",
     "Segments",
     "Sigmoid",
     "SinkLogit",
@@ -77,10 +86,15 @@ __all__ = [
     "SoftmaxN",
     "Softpick",
     "Sparsemax",
+    "StatisticMap",
     "Streaming",
     "Tap",
+    "Total",
+    "Variant",
     "Window",
     "WindowWithSinks",
+    "Wrapped",
+    "Wrapper",
     "alibi_bias",
     "alibi_slopes",
     "attend",

@@ -24,7 +24,12 @@ class Aux(NamedTuple):
         row_mass: [B, N, T], sum of the weights over the real keys.
         null_mass: [B, N, T], weight on the null column (0 for a map without one); row_mass + null_mass = 1 in
             every row that sees a key.
+        total: [B, N, T], log-sum-exp over the visible real keys and every null column; -inf where there is neither.
+            weights = exp(scores - total) on visible keys.
         received: [B, N, S], sum over the queries of the weights on each key.
+        entropy: [B, N, T], in nats, of |weights| divided by their sum; 0 in a row of zeros.
+        on_keys: [B, N, T, P], the weight on each key of `keys`.
+        on_groups: [B, N, T, G], the weight on each group of `groups`.
     """
 
     weights: Array | None = None
@@ -32,7 +37,11 @@ class Aux(NamedTuple):
     lse: Array | None = None
     row_mass: Array | None = None
     null_mass: Array | None = None
+    total: Array | None = None
     received: Array | None = None
+    entropy: Array | None = None
+    on_keys: Array | None = None
+    on_groups: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,19 @@ class Call:
     Attributes:
         q: [B, T, N, H].
         k: [B, S, K, H].
-        v: [B, S, K, H].
+        v: [B, S, K, Hv].
         variant: the row map.
         params: parameters of the row map.
         mask: structured, or bool with each axis of [B, N, T, S] in full or of size 1, or None.
         bias: each axis of [B, N, T, S] in full or of size 1, or None.
+        null_logit: each axis of [B, N, T] in full or of size 1, or None.
         scale: factor of the scores.
         softcap: bound c in c * tanh(score / c), or None.
         tap: observer and editor of the named arrays, or None.
         want: names of the wanted fields of `Aux`.
         query_offset: position of the first query, or None for the default.
+        on_keys: int [P], what `on_keys` reports, or None.
+        on_groups: bool [B|1, G, S], what `on_groups` reports, or None.
     """
 
     q: Array
@@ -61,11 +73,14 @@ class Call:
     params: Params
     mask: Mask | Array | None
     bias: Array | None
+    null_logit: Array | None
     scale: float | Array
     softcap: float | None
     tap: Tap | None
     want: frozenset[str]
     query_offset: QueryOffset
+    on_keys: Array | None
+    on_groups: Array | None
 
     @property
     def queries(self) -> int:
@@ -79,8 +94,8 @@ class Call:
 
     @property
     def dims(self) -> AttentionDims:
-        """Head counts and head size."""
-        return AttentionDims(self.q.shape[2], self.k.shape[2], self.q.shape[3])
+        """Head counts and sizes."""
+        return AttentionDims(self.q.shape[2], self.k.shape[2], self.q.shape[3], self.v.shape[3])
 
     @property
     def scores_shape(self) -> tuple[int, int, int, int]:

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 from jax import Array
 
 from jaxsink.attention.call import Aux, Call
+from jaxsink.attention.composite import Composite, Tree
 from jaxsink.attention.masks import Mask
-from jaxsink.attention.row_map import AttentionDims, NullColumnMap, Params, RowMap
+from jaxsink.attention.row_map import AttentionDims, NullColumnMap, RowMap
 
-_NEEDS_TOTAL = frozenset({"lse", "null_mass"})
+_NEEDS_TOTAL = frozenset({"lse", "null_mass", "total"})
 
 
 def floating_array(name: str, value: Any, axes: str) -> Array:
@@ -30,8 +31,11 @@ def floating_array(name: str, value: Any, axes: str) -> Array:
 
 def check_shapes(q: Array, k: Array, v: Array) -> None:
     """Check that queries, keys and values belong together."""
-    if k.shape != v.shape:
-        raise ValueError(f"k and v must agree in their shape [B, S, K, H], but have {k.shape} and {v.shape}")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(
+            f"k [B, S, K, H] and v [B, S, K, Hv] must agree in batch, keys and key heads, but have shapes {k.shape} "
+            f"and {v.shape}; pass keys and values of the same sequences"
+        )
     for axis, name in ((0, "batch B"), (3, "head size H")):
         if q.shape[axis] != k.shape[axis]:
             raise ValueError(
@@ -46,9 +50,11 @@ def check_shapes(q: Array, k: Array, v: Array) -> None:
 
 
 def check_variant(variant: Any) -> None:
-    """Check that `variant` is an instance of something that fulfils the contract of a row map."""
+    """Check that `variant` is an instance of something that fulfils the contract of a row map or a composite."""
+    if isinstance(variant, Composite):
+        return
     if isinstance(variant, type) or not isinstance(variant, RowMap):
-        raise ValueError(f"variant must be a row map instance such as Softmax(), but is {variant!r}")
+        raise ValueError(f"variant must be an instance of a row map or composite such as Softmax(), but is {variant!r}")
     if variant.properties.null_column and not isinstance(variant, NullColumnMap):
         raise ValueError(
             f"variant {type(variant).__name__} declares a null column and must have a method null_logit, "
@@ -56,26 +62,99 @@ def check_variant(variant: Any) -> None:
         )
 
 
-def checked_params(variant: RowMap, params: Params | None, dims: AttentionDims) -> Params:
+def checked_params(variant: RowMap | Composite, params: Tree | None, dims: AttentionDims) -> Tree:
     """Return `params`, {} for None, after comparing names and shapes with what the variant initialises."""
-    given = {} if params is None else params
     name = type(variant).__name__
-    if not hasattr(given, "keys"):
-        raise ValueError(f"params of {name} must be a dict, but is a {type(given).__name__}; see {name}.init")
     expected = jax.eval_shape(lambda: variant.init(jax.random.key(0), dims))
+    return _fitted(name, "params", {} if params is None else params, expected, dims)
+
+
+def _fitted(name: str, where: str, given: Any, expected: Tree, dims: AttentionDims) -> Tree:
+    if not hasattr(given, "keys"):
+        raise ValueError(f"{where} of {name} must be a dict, but is a {type(given).__name__}; see {name}.init")
     if set(given) != set(expected):
         raise ValueError(
-            f"params of {name} must have the entries {sorted(expected)}, but has {sorted(given)}; "
+            f"{where} of {name} must have the entries {sorted(expected)}, but has {sorted(given)}; "
             f"make them with {name}.init and pass those of this variant"
         )
+    fitted: dict[str, Any] = {}
     for entry, spec in expected.items():
+        if isinstance(spec, Mapping):
+            fitted[entry] = _fitted(name, f"{where}[{entry!r}]", given[entry], spec, dims)
+            continue
         if jnp.shape(given[entry]) != spec.shape:
             raise ValueError(
-                f"params[{entry!r}] of {name} must have shape {spec.shape}, but has "
+                f"{where}[{entry!r}] of {name} must have shape {spec.shape}, but has "
                 f"{jnp.shape(given[entry])}; make it with {name}.init for N={dims.query_heads}, "
                 f"K={dims.key_heads}, H={dims.head_size}"
             )
-    return {entry: jnp.asarray(given[entry]) for entry in expected}
+        fitted[entry] = jnp.asarray(given[entry])
+    return fitted
+
+
+def checked_x(variant: RowMap | Composite, x: Any, q: Array) -> Array | None:
+    """Return `x` if it is None or a floating array [B, T, D], after checking that a variant that reads it has it."""
+    if x is None:
+        if isinstance(variant, Composite) and variant.needs_x:
+            raise ValueError(
+                f"x must be the array [B, T, D] that queries were projected from, because {type(variant).__name__} "
+                "reads it, but is None; pass x="
+            )
+        return None
+    if not isinstance(x, jax.Array | np.ndarray) or x.ndim != 3 or x.shape[:2] != q.shape[:2]:
+        raise ValueError(
+            f"x must be an array [B, T, D] with B and T as in q {q.shape[:2]}, but has shape {jnp.shape(x)}; pass what "
+            "the queries were projected from"
+        )
+    return jnp.asarray(x)
+
+
+def checked_null_logit(variant: RowMap | Composite, value: Any, q: Array) -> Array | None:
+    """Return `value` if it is None or a floating array that fits [B, N, T] and the variant has a total to add it to."""
+    if value is None:
+        return None
+    full = (q.shape[0], q.shape[2], q.shape[1])
+    shape = jnp.shape(value)
+    if len(shape) != 3 or any(size not in (1, whole) for size, whole in zip(shape, full, strict=True)):
+        raise ValueError(
+            f"null_logit must have three axes, each of size 1 or as in [B, N, T] = {list(full)}, but has shape "
+            f"{list(shape)}; add axes of size 1"
+        )
+    if not variant.properties.has_total:
+        raise ValueError(
+            f"null_logit must be None for {type(variant).__name__}, whose weights have no total that it could enter; "
+            "use a variant of the softmax family"
+        )
+    return jnp.asarray(value)
+
+
+def checked_keys(keys: Any, want: frozenset[str], size: int) -> Array | None:
+    """Return the keys that `on_keys` reports as int32 [P]."""
+    if ("on_keys" in want) != (keys is not None):
+        raise ValueError('keys and the entry "on_keys" of want go together: give both or neither')
+    if keys is None:
+        return None
+    array = np.asarray(keys)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"keys must be whole numbers [P], but are {keys!r}; write keys=(0, 5)")
+    if array.min() < 0 or array.max() >= size:
+        raise ValueError(f"keys must be from 0 to S - 1 = {size - 1}, but are {array.tolist()}; drop the others")
+    return jnp.asarray(array, jnp.int32)
+
+
+def checked_groups(groups: Any, want: frozenset[str], batch: int, size: int) -> Array | None:
+    """Return the groups that `on_groups` reports as bool [B|1, G, S]."""
+    if ("on_groups" in want) != (groups is not None):
+        raise ValueError('groups and the entry "on_groups" of want go together: give both or neither')
+    if groups is None:
+        return None
+    shape = jnp.shape(groups)
+    if len(shape) != 3 or shape[0] not in (1, batch) or shape[2] != size or jnp.asarray(groups).dtype != jnp.bool_:
+        raise ValueError(
+            f"groups must be a boolean array [B|1, G, S] with B={batch} and S={size}, True where a key belongs to a "
+            f"group, but has shape {list(shape)}; compare key labels with group labels to get it"
+        )
+    return jnp.asarray(groups)
 
 
 def check_broadcastable(name: str, shape: tuple[int, ...], full: tuple[int, int, int, int]) -> None:
@@ -131,7 +210,7 @@ def check_softcap(softcap: Any) -> None:
         raise ValueError(f"softcap must be a positive number, but is {softcap!r}; use None for no cap")
 
 
-def checked_want(variant: RowMap, want: Any) -> frozenset[str]:
+def checked_want(variant: RowMap | Composite, want: Any) -> frozenset[str]:
     """Return `want` as a set, after checking that the variant defines each entry."""
     if isinstance(want, str) or not isinstance(want, Collection):
         raise ValueError(f"want must be a tuple of names, but is {want!r}; write want=(name,)")

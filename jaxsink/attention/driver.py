@@ -1,7 +1,8 @@
-"""`attend` and `attend_with_aux`: the one way through which every row map runs."""
+"""`attend` and `attend_with_aux`: the one way through which every variant runs."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import fields
 
 import numpy as np
 from jax import Array
@@ -9,20 +10,25 @@ from jax import Array
 from jaxsink.attention import checks
 from jaxsink.attention.backends import select
 from jaxsink.attention.call import Aux, Call, Tap
+from jaxsink.attention.composite import Composite, Inputs, Tree
 from jaxsink.attention.masks import Mask, QueryOffset
-from jaxsink.attention.row_map import AttentionDims, Params, RowMap
+from jaxsink.attention.row_map import Params, RowMap
 from jaxsink.attention.variants import Softmax
+
+Variant = RowMap | Composite
 
 
 def attend(
     q: Array,
     k: Array,
     v: Array,
-    variant: RowMap = Softmax(),
+    variant: Variant = Softmax(),
     *,
-    params: Params | None = None,
+    params: Tree | None = None,
+    x: Array | None = None,
     mask: Mask | Array | np.ndarray | None = None,
     bias: Array | None = None,
+    null_logit: Array | None = None,
     scale: float | Array | None = None,
     softcap: float | None = None,
     query_offset: QueryOffset = None,
@@ -44,12 +50,15 @@ def attend(
     Args:
         q: queries [B, T, N, H].
         k: keys [B, S, K, H]; N is a multiple of K, and query head n reads key head n // (N / K).
-        v: values [B, S, K, H].
-        variant: row map, the function from scores to weights.
+        v: values [B, S, K, Hv], mostly with Hv = H.
+        variant: a row map, the function from scores to weights, or a composite: `Wrapped` or an operator.
         params: parameters of the variant, as its `init` makes them; None for a variant without any.
+        x: [B, T, D], what q was projected from, for a variant that reads it, such as an output gate.
         mask: structured (`Causal`, `Window`, ..., joined with &), or boolean with four axes, each of size 1
             or as in [B, N, T, S], True where the query may attend.
         bias: added to the scores, four axes, each of size 1 or as in [B, N, T, S].
+        null_logit: logit of a column that takes weight and owns no value, three axes, each of size 1 or as in
+            [B, N, T]; only for variants with a total (the softmax family). It is neither scaled nor capped nor masked.
         scale: factor of q.k, 1/sqrt(H) if None.
         softcap: c in c * tanh(score / c), no cap if None.
         query_offset: position of the first query on the axis of the keys, one number or one per sequence [B];
@@ -60,7 +69,7 @@ def attend(
             (weights [B, N, T, S]); what it returns is used instead. Only `reference` has these arrays.
 
     Returns:
-        [B, T, N, H] in the dtype of `v`.
+        [B, T, N, Hv] in the dtype of `v`.
 
     Raises:
         ValueError: if an argument does not fit, or the backend is absent or cannot take the call.
@@ -71,8 +80,10 @@ def attend(
         v,
         variant,
         params=params,
+        x=x,
         mask=mask,
         bias=bias,
+        null_logit=null_logit,
         scale=scale,
         softcap=softcap,
         query_offset=query_offset,
@@ -86,17 +97,21 @@ def attend_with_aux(
     q: Array,
     k: Array,
     v: Array,
-    variant: RowMap = Softmax(),
+    variant: Variant = Softmax(),
     *,
-    params: Params | None = None,
+    params: Tree | None = None,
+    x: Array | None = None,
     mask: Mask | Array | np.ndarray | None = None,
     bias: Array | None = None,
+    null_logit: Array | None = None,
     scale: float | Array | None = None,
     softcap: float | None = None,
     query_offset: QueryOffset = None,
     backend: str = "auto",
     tap: Tap | None = None,
     want: Collection[str],
+    keys: Sequence[int] | np.ndarray | None = None,
+    groups: Array | np.ndarray | None = None,
 ) -> tuple[Array, Aux]:
     """Attention as in `attend`, with what was computed on the way.
 
@@ -107,21 +122,26 @@ def attend_with_aux(
     Args:
         q: queries [B, T, N, H].
         k: keys [B, S, K, H].
-        v: values [B, S, K, H].
-        variant: row map.
+        v: values [B, S, K, Hv].
+        variant: row map or composite.
         params: parameters of the variant.
+        x: what q was projected from, see `attend`.
         mask: structured or boolean, see `attend`.
         bias: added to the scores, see `attend`.
+        null_logit: logit of a column without a value, see `attend`.
         scale: factor of q.k.
         softcap: c in c * tanh(score / c).
         query_offset: position of the first query.
         backend: a backend by name, or "auto".
         tap: observer and editor, see `attend`. Edited scores move every entry, an edited pattern moves
             `weights`, `row_mass` and `received`.
-        want: names of the fields of `Aux` to fill. `lse` and `null_mass` need a variant with a total.
+        want: names of the fields of `Aux` to fill. `lse`, `total` and `null_mass` need a variant with a total,
+            `weights` and `scores` a backend with arrays.
+        keys: the keys that "on_keys" reports.
+        groups: bool [B|1, G, S], the groups of keys that "on_groups" reports; a key may be in several.
 
     Returns:
-        Output [B, T, N, H] in the dtype of `v`, and `Aux` with None where nothing was asked for.
+        Output [B, T, N, Hv] in the dtype of `v`, and `Aux` with None where nothing was asked for.
 
     Raises:
         ValueError: if an argument does not fit, the variant does not define an entry of `want`, or the
@@ -130,23 +150,38 @@ def attend_with_aux(
     checks.check_variant(variant)
     q = checks.floating_array("q", q, "[B, T, N, H]")
     k = checks.floating_array("k", k, "[B, S, K, H]")
-    v = checks.floating_array("v", v, "[B, S, K, H]")
+    v = checks.floating_array("v", v, "[B, S, K, Hv]")
     checks.check_shapes(q, k, v)
     scores_shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     checks.check_scale(scale)
     checks.check_softcap(softcap)
-    call = Call(
+    wanted = checks.checked_want(variant, want)
+    inputs = Inputs(
         q=q,
         k=k,
         v=v,
-        variant=variant,
-        params=checks.checked_params(variant, params, AttentionDims(q.shape[2], k.shape[2], q.shape[3])),
+        x=checks.checked_x(variant, x, q),
         mask=checks.checked_mask(mask, scores_shape),
         bias=checks.checked_bias(bias, scores_shape),
+        null_logit=checks.checked_null_logit(variant, null_logit, q),
         scale=1.0 / math.sqrt(q.shape[3]) if scale is None else scale,
         softcap=softcap,
-        tap=tap,
-        want=checks.checked_want(variant, want),
         query_offset=query_offset,
+        on_keys=checks.checked_keys(keys, wanted, k.shape[1]),
+        on_groups=checks.checked_groups(groups, wanted, q.shape[0], k.shape[1]),
     )
-    return select(call, backend).run(call)
+    checked = checks.checked_params(variant, params, inputs.dims)
+
+    def evaluate(inputs: Inputs, row_map: RowMap, params: Params, want: frozenset[str]) -> tuple[Array, Aux]:
+        call = Call(
+            variant=row_map,
+            params=params,
+            tap=tap,
+            want=want,
+            **{f.name: getattr(inputs, f.name) for f in fields(inputs) if f.name != "x"},
+        )
+        return select(call, backend).run(call)
+
+    if isinstance(variant, Composite):
+        return variant.run(inputs, checked, evaluate, wanted)
+    return evaluate(inputs, variant, checked, wanted)

@@ -7,8 +7,9 @@ from jax import Array
 from jaxsink.attention.call import Aux, Call
 from jaxsink.attention.checks import check_visible
 from jaxsink.attention.masks import Mask, query_positions
-from jaxsink.attention.row_map import NullColumnMap, RowContext
-from jaxsink.attention.row_statistics import masked_log_sum_exp, null_column_mass
+from jaxsink.attention.probes import entropy, null_entries, share_left, x_log_x
+from jaxsink.attention.row_map import RowContext
+from jaxsink.attention.row_statistics import masked_log_sum_exp
 
 # A GPU or TPU would round float32 factors to fewer bits, and this backend is what others are judged by.
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -31,7 +32,10 @@ def run(call: Call) -> tuple[Array, Aux]:
     scores = _tapped(call, "attn_scores", _scores(call))
     seen = jnp.where(context.visible, scores, 0.0)
     weights = call.variant.weights(seen, context, call.params)
-    weights = _tapped(call, "pattern", jnp.where(context.visible, weights, 0.0))
+    weights = jnp.where(context.visible, weights, 0.0)
+    if call.null_logit is not None:
+        weights = weights * share_left(call, context, masked_log_sum_exp(seen, context.visible))[..., None]
+    weights = _tapped(call, "pattern", weights)
     return _values(call, weights), _aux(call, context, scores, seen, weights)
 
 
@@ -68,7 +72,7 @@ def _values(call: Call, weights: Array) -> Array:
     key_heads = call.dims.key_heads
     grouped = weights.reshape(batch, key_heads, heads // key_heads, queries, keys)
     out = jnp.einsum("bkgts,bskh->btkgh", grouped, call.v.astype(weights.dtype), precision=_PRECISION)
-    return out.reshape(call.q.shape).astype(call.v.dtype)
+    return out.reshape(*call.q.shape[:3], call.v.shape[3]).astype(call.v.dtype)
 
 
 def _tapped(call: Call, name: str, array: Array) -> Array:
@@ -89,14 +93,15 @@ def _aux(call: Call, context: RowContext, scores: Array, seen: Array, weights: A
         found["row_mass"] = jnp.sum(weights, axis=-1)
     if "received" in call.want:
         found["received"] = jnp.sum(weights, axis=-2)
-    if call.want & {"lse", "null_mass"}:
+    if "entropy" in call.want:
+        size = jnp.abs(weights)
+        found["entropy"] = entropy(jnp.sum(size, axis=-1), jnp.sum(x_log_x(size), axis=-1))
+    if call.on_keys is not None:
+        found["on_keys"] = weights[..., call.on_keys]
+    if call.on_groups is not None:
+        groups = jnp.broadcast_to(call.on_groups, (weights.shape[0], *call.on_groups.shape[1:])).astype(weights.dtype)
+        found["on_groups"] = jnp.einsum("bnts,bgs->bntg", weights, groups, precision=_PRECISION)
+    if call.want & {"lse", "null_mass", "total"}:
         found["lse"] = masked_log_sum_exp(seen, context.visible)
-    if "null_mass" in call.want:
-        found["null_mass"] = _null_mass(call, context, found["lse"])
+        found |= null_entries(call, context, found["lse"])
     return Aux(**{name: found[name] for name in call.want})
-
-
-def _null_mass(call: Call, context: RowContext, lse: Array) -> Array:
-    if call.variant.properties.null_column and isinstance(call.variant, NullColumnMap):
-        return null_column_mass(lse, call.variant.null_logit(context, call.params).astype(lse.dtype))
-    return jnp.zeros_like(lse)

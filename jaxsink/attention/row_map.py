@@ -1,11 +1,15 @@
 """The contract between `attend` and a row map, the function from a row of scores to a row of weights."""
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jax import Array
+
+from jaxsink.attention.statistics import RowStatistic, Statistic, Term
 
 Params = Mapping[str, Array]
 
@@ -72,11 +76,15 @@ class AttentionDims:
         query_heads: N.
         key_heads: K, a divisor of N.
         head_size: H.
+        value_size: Hv, the head size of values and output; H if None.
+        model_size: D, the width of what the heads are projected from, where a variant reads that; else None.
     """
 
     query_heads: int
     key_heads: int
     head_size: int
+    value_size: int | None = None
+    model_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,18 @@ class RowContext:
         visible: bool [B|1, N|1, T, S], True where the query may attend to the key.
         query_positions: int32 [B|1, T], 0-based position of each query on the axis of the keys.
         dims: numbers of heads and the head size.
+        counted: int32 [B|1, N|1, T, 1], keys that the whole row sees; None if `visible` shows the whole row.
     """
 
     visible: Array
     query_positions: Array
     dims: AttentionDims
+    counted: Array | None = None
+
+    @property
+    def seen(self) -> Array:
+        """int32 [B|1, N|1, T, 1], the number of keys that each row sees, also where `visible` is one block of it."""
+        return jnp.sum(self.visible, axis=-1, keepdims=True) if self.counted is None else self.counted
 
 
 @runtime_checkable
@@ -122,3 +137,34 @@ class NullColumnMap(RowMap, Protocol):
     def null_logit(self, context: RowContext, params: Params) -> Array:
         """Return the logit of the null column, broadcastable to [B, N, T]; -inf switches the column off."""
         ...
+
+
+class StatisticMap(ABC):
+    """A row map whose weights need statistics of their row, and then nothing but the key's own score.
+
+    Such a map runs block by block on every backend that streams. Its `streaming` class is TWO_SUMS or TWO_PASSES.
+    """
+
+    properties: ClassVar[Properties]
+    statistics: ClassVar[tuple[RowStatistic, ...]]
+
+    @abstractmethod
+    def init(self, key: Array, dims: AttentionDims) -> Params:
+        """Return fresh float32 parameters."""
+
+    @abstractmethod
+    def terms(self, scores: Array, params: Params) -> tuple[Term, ...]:
+        """Return what each statistic reduces, elementwise in `scores` [B, N, T, S]; hidden scores are 0."""
+
+    @abstractmethod
+    def weights_given(
+        self, scores: Array, statistics: tuple[Statistic, ...], context: RowContext, params: Params
+    ) -> Array:
+        """Return the weights [B, N, T, S], given the statistics [B, N, T, 1] of the rows; elementwise in `scores`."""
+
+    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
+        reduced = tuple(
+            statistic.full(term, context.visible)
+            for statistic, term in zip(self.statistics, self.terms(scores, params), strict=True)
+        )
+        return self.weights_given(scores, reduced, context, params)

@@ -28,6 +28,7 @@ from jaxsink.attention import (
 )
 from jaxsink.attention.backends import select
 
+EVERYTHING = tuple(set(Aux._fields) - {"on_keys", "on_groups"})
 B, T, S, N, K, H = 2, 3, 4, 4, 2, 3
 Q = jax.random.normal(jax.random.key(0), (B, T, N, H))
 KEYS, V = jax.random.normal(jax.random.key(1), (2, B, S, K, H))
@@ -73,17 +74,17 @@ def test_an_edit_cannot_reveal_a_hidden_key_through_its_score() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_scores_are_float32_and_the_output_has_the_dtype_of_the_values(dtype: Any) -> None:
-    out, aux = attend_with_aux(Q.astype(jnp.bfloat16), KEYS, V.astype(dtype), want=Aux._fields)
+    out, aux = attend_with_aux(Q.astype(jnp.bfloat16), KEYS, V.astype(dtype), want=EVERYTHING)
     assert out.dtype == dtype
-    assert {x.dtype for x in aux} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in aux if x is not None} == {jnp.dtype(jnp.float32)}
 
 
 def test_float64_stays_float64() -> None:
     with jax.enable_x64(True):
         q, k, v = (jnp.asarray(np.asarray(x, np.float64)) for x in (Q, KEYS, V))
         params = SinkLogit().init(jax.random.key(0), AttentionDims(N, K, H))
-        out, aux = attend_with_aux(q, k, v, SinkLogit(), params=params, mask=Causal(), want=Aux._fields)
-        assert {x.dtype for x in (out, *aux)} == {jnp.dtype(jnp.float64)}
+        out, aux = attend_with_aux(q, k, v, SinkLogit(), params=params, mask=Causal(), want=EVERYTHING)
+        assert {x.dtype for x in (out, *aux) if x is not None} == {jnp.dtype(jnp.float64)}
 
 
 def test_only_wanted_aux_is_returned() -> None:
@@ -166,12 +167,12 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"q": Q[:, :0]}, "without empty axes"),
     ({"k": KEYS.astype(jnp.int32)}, "k must be floating, but has dtype int32"),
     ({"v": [1.0]}, "v must be an array .* but is a list"),
-    ({"v": V[:, :3]}, r"k and v must agree .* \(2, 4, 2, 3\) and \(2, 3, 2, 3\)"),
+    ({"v": V[:, :3]}, r"must agree in batch, keys and key heads, .* \(2, 4, 2, 3\) and \(2, 3, 2, 3\)"),
     ({"q": Q[:1]}, "agree in their batch B"),
     ({"q": Q[..., :2]}, "agree in their head size H"),
     ({"q": Q[:, :, :3]}, "N=3 and K=2"),
-    ({"variant": Softmax}, r"variant must be a row map instance such as Softmax\(\)"),
-    ({"variant": "softmax"}, "variant must be a row map instance"),
+    ({"variant": Softmax}, r"variant must be an instance of a row map or composite such as Softmax\(\)"),
+    ({"variant": "softmax"}, "variant must be an instance of a row map"),
     ({"variant": NoNullLogit()}, "NoNullLogit declares a null column"),
     ({"variant": SinkLogit()}, r"params of SinkLogit must have the entries \['sink_logit'\], but has \[\]"),
     ({"params": SINK}, r"params of Softmax must have the entries \[\], but has \['sink_logit'\]"),
@@ -200,8 +201,18 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"backend": "cudnn"}, "backend must be auto or one of reference, but is 'cudnn'"),
     ({"tap": lambda name, x: x[:, :1]}, "tap must return attn_scores with shape"),
     ({"tap": lambda name, x: x.astype(jnp.bfloat16)}, "but returned .* bfloat16"),
-    ({"want": ("entropy",)}, r"want has unknown entries \['entropy'\]; choose from weights, scores"),
+    ({"want": ("entropies",)}, r"want has unknown entries \['entropies'\]; choose from weights, scores"),
     ({"want": "weights"}, "want must be a tuple of names"),
+    ({"want": ("on_keys",)}, 'keys and the entry "on_keys" of want go together'),
+    ({"keys": (0,)}, 'keys and the entry "on_keys" of want go together'),
+    ({"want": ("on_keys",), "keys": (0, S)}, r"keys must be from 0 to S - 1 = 3, but are \[0, 4\]"),
+    ({"want": ("on_keys",), "keys": (0.5,)}, r"keys must be whole numbers \[P\]"),
+    ({"want": ("on_groups",)}, 'groups and the entry "on_groups" of want go together'),
+    ({"want": ("on_groups",), "groups": jnp.ones((1, 2, S))}, r"groups must be a boolean array \[B\|1, G, S\]"),
+    ({"want": ("on_groups",), "groups": jnp.ones((1, 2, S - 1), bool)}, r"with B=2 and S=4"),
+    ({"null_logit": jnp.zeros(N)}, r"null_logit must have three axes, each of size 1 or as in \[B, N, T\]"),
+    ({"variant": Sigmoid(), "null_logit": jnp.zeros((1, N, 1))}, "null_logit must be None for Sigmoid"),
+    ({"x": jnp.zeros((B, T + 1, 5))}, r"x must be an array \[B, T, D\] with B and T as in q \(2, 3\)"),
     ({"variant": ReLU(), "want": ("null_mass",)}, "asks for null_mass, which ReLU does not define"),
     ({"variant": Sigmoid(), "want": ("weights", "lse")}, "asks for lse, which Sigmoid does not define"),
 )
