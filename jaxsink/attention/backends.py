@@ -6,12 +6,22 @@ from types import MappingProxyType
 
 from jax import Array
 
-from jaxsink.attention import reference
+from jaxsink.attention import chunked, reference
 from jaxsink.attention.call import Aux, Call
 
 
 def _refuses_nothing(call: Call) -> str | None:
     return None
+
+
+def _always(call: Call) -> bool:
+    return True
+
+
+def _long(call: Call) -> bool:
+    # From about here a CPU is faster without the arrays of scores (five times at T = S = 1024), and below it XLA
+    # fuses the plain form well, which has forward-mode derivatives, too.
+    return call.queries * call.keys >= 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -22,11 +32,15 @@ class Backend:
         run: evaluates a call into the output and the wanted aux.
         refuses: why it cannot take a call (a half sentence for the error), or None if it can.
         has_arrays: whether scores and weights exist as [B, N, T, S] arrays, which a tap needs.
+        platforms: where it runs, as JAX names platforms.
+        worthwhile: whether "auto" should take it for a call that it does not refuse.
     """
 
     run: Callable[[Call], tuple[Array, Aux]]
     refuses: Callable[[Call], str | None]
     has_arrays: bool
+    platforms: tuple[str, ...] = ("cpu", "gpu", "tpu")
+    worthwhile: Callable[[Call], bool] = _always
 
     def refusal(self, call: Call) -> str | None:
         """Return why this backend cannot take the call, or None."""
@@ -35,9 +49,10 @@ class Backend:
         return self.refuses(call)
 
 
-# Fastest first: "auto" takes the first that does not refuse.
+# Fastest first: "auto" takes the first that does not refuse and is worthwhile.
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
+        "chunked": Backend(run=chunked.run, refuses=chunked.refuses, has_arrays=False, worthwhile=_long),
         "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),
     }
 )
@@ -58,7 +73,7 @@ def select(call: Call, backend: str, table: Mapping[str, Backend] = BACKENDS) ->
         ValueError: if the name is not in the table, or the named backend cannot take the call.
     """
     if backend == "auto":
-        return next(row for row in table.values() if row.refusal(call) is None)
+        return next(row for row in table.values() if row.refusal(call) is None and row.worthwhile(call))
     if backend not in table:
         raise ValueError(f"backend must be auto or one of {', '.join(table)}, but is {backend!r}; pick one")
     reason = table[backend].refusal(call)

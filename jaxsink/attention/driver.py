@@ -64,7 +64,8 @@ def attend(
         query_offset: position of the first query on the axis of the keys, one number or one per sequence [B];
             `max(S - T, 0)` if None, so that in decoding the last query stands on the last key. Structured
             masks and ReLU read it.
-        backend: a backend by name, or "auto" for the fastest that takes the call.
+        backend: a backend by name, or "auto" for the fastest that takes the call. "reference" has arrays of T x S;
+            "chunked" has memory linear in T and S, and derivatives in reverse mode only.
         tap: called as tap(name, array) with "attn_scores" (scores [B, N, T, S] before the mask) and "pattern"
             (weights [B, N, T, S]); what it returns is used instead. Only `reference` has these arrays.
 

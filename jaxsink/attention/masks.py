@@ -44,12 +44,50 @@ def query_positions(queries: int, keys: int, query_offset: QueryOffset = None) -
     return offset.reshape(-1, 1).astype(jnp.int32) + jnp.arange(queries, dtype=jnp.int32)[None, :]
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Some queries and some keys of one call, for which a mask is asked; the whole call is a tile, too.
+
+    Attributes:
+        rows: int32 [t], indices of the queries, below `queries`.
+        positions: int32 [B|1, t], positions of these queries on the axis of the keys.
+        columns: int32 [s], indices and positions of the keys, below `keys`.
+        queries: T of the whole call.
+        keys: S of the whole call.
+    """
+
+    rows: Array
+    positions: Array
+    columns: Array
+    queries: int
+    keys: int
+
+    @classmethod
+    def whole(cls, queries: int, keys: int, query_offset: QueryOffset = None) -> "Tile":
+        """Return all T queries and S keys."""
+        return cls(
+            rows=jnp.arange(queries, dtype=jnp.int32),
+            positions=query_positions(queries, keys, query_offset),
+            columns=jnp.arange(keys, dtype=jnp.int32),
+            queries=queries,
+            keys=keys,
+        )
+
+    def distances(self) -> Array:
+        """int32 [B|1, t, s], position of the query minus that of the key."""
+        return self.positions[:, :, None] - self.columns[None, None]
+
+
 class Mask(ABC):
     """What each query may see; subclasses say it by position, `&` keeps what all parts allow."""
 
     @abstractmethod
-    def _visible(self, positions: Array, keys: int) -> Array:
-        """Return bool [B|1, T|1, S] for query positions [B|1, T] and S keys."""
+    def visible(self, tile: Tile) -> Array:
+        """Return bool, [B|1, t, s] or broadcastable to it, True where a query of the tile may attend to a key of it.
+
+        Raises:
+            ValueError: if an array in the mask does not fit T and S.
+        """
 
     def materialise(self, queries: int, keys: int, query_offset: QueryOffset = None) -> Array:
         """Write the mask out.
@@ -66,7 +104,7 @@ class Mask(ABC):
         Raises:
             ValueError: if an array in the mask does not fit T and S.
         """
-        visible = self._visible(query_positions(queries, keys, query_offset), keys)
+        visible = self.visible(Tile.whole(queries, keys, query_offset))
         return jnp.broadcast_to(visible, (visible.shape[0], queries, keys))[:, None]
 
     def __and__(self, other: "Mask") -> "Mask":
@@ -76,10 +114,6 @@ class Mask(ABC):
                 "materialise the mask first to combine it with a boolean array"
             )
         return AllOf(_parts(self) + _parts(other))
-
-
-def _key_positions(keys: int) -> Array:
-    return jnp.arange(keys, dtype=jnp.int32)[None, None, :]
 
 
 def _parts(mask: Mask) -> tuple[Mask, ...]:
@@ -108,10 +142,10 @@ class AllOf(Mask):
 
     parts: tuple[Mask, ...]
 
-    def _visible(self, positions: Array, keys: int) -> Array:
-        visible = jnp.ones((1, positions.shape[1], keys), bool)
+    def visible(self, tile: Tile) -> Array:
+        visible = jnp.ones((1, tile.rows.size, tile.columns.size), bool)
         for part in self.parts:
-            visible = visible & part._visible(positions, keys)
+            visible = visible & part.visible(tile)
         return visible
 
 
@@ -120,12 +154,8 @@ class AllOf(Mask):
 class Causal(Mask):
     """Keys up to the query's own position: j <= i."""
 
-    def _visible(self, positions: Array, keys: int) -> Array:
-        return _key_positions(keys) <= positions[:, :, None]
-
-
-def _near(positions: Array, keys: int, size: int) -> Array:
-    return jnp.abs(positions[:, :, None] - _key_positions(keys)) < size
+    def visible(self, tile: Tile) -> Array:
+        return tile.distances() >= 0
 
 
 @jax.tree_util.register_dataclass
@@ -148,8 +178,8 @@ class Window(Mask):
     def __post_init__(self) -> None:
         _check_count("size", self.size, least=1)
 
-    def _visible(self, positions: Array, keys: int) -> Array:
-        return _near(positions, keys, self.size)
+    def visible(self, tile: Tile) -> Array:
+        return jnp.abs(tile.distances()) < self.size
 
 
 @jax.tree_util.register_dataclass
@@ -175,8 +205,8 @@ class WindowWithSinks(Mask):
         _check_count("size", self.size, least=1)
         _check_count("sinks", self.sinks, least=0)
 
-    def _visible(self, positions: Array, keys: int) -> Array:
-        return _near(positions, keys, self.size) | (_key_positions(keys) < self.sinks)
+    def visible(self, tile: Tile) -> Array:
+        return (jnp.abs(tile.distances()) < self.size) | (tile.columns[None, None] < self.sinks)
 
 
 @jax.tree_util.register_dataclass
@@ -190,9 +220,9 @@ class Lengths(Mask):
 
     lengths: Array | np.ndarray
 
-    def _visible(self, positions: Array, keys: int) -> Array:
+    def visible(self, tile: Tile) -> Array:
         lengths = _integer_array("lengths", self.lengths, 1, "[B]")
-        return _key_positions(keys) < lengths[:, None, None]
+        return tile.columns[None, None] < lengths[:, None, None]
 
 
 @jax.tree_util.register_dataclass
@@ -208,15 +238,15 @@ class Segments(Mask):
     q_ids: Array | np.ndarray
     k_ids: Array | np.ndarray
 
-    def _visible(self, positions: Array, keys: int) -> Array:
+    def visible(self, tile: Tile) -> Array:
         q_ids = _integer_array("q_ids", self.q_ids, 2, "[B|1, T]")
         k_ids = _integer_array("k_ids", self.k_ids, 2, "[B|1, S]")
-        if q_ids.shape[1] != positions.shape[1] or k_ids.shape[1] != keys:
+        if q_ids.shape[1] != tile.queries or k_ids.shape[1] != tile.keys:
             raise ValueError(
-                f"Segments must have one id per query and per key (T={positions.shape[1]}, S={keys}), but "
+                f"Segments must have one id per query and per key (T={tile.queries}, S={tile.keys}), but "
                 f"has q_ids {q_ids.shape} and k_ids {k_ids.shape}; pass ids of the same sequences"
             )
-        return q_ids[:, :, None] == k_ids[:, None, :]
+        return q_ids[:, tile.rows, None] == k_ids[:, None, tile.columns]
 
 
 @jax.tree_util.register_dataclass
@@ -232,8 +262,7 @@ class IsolateRows(Mask):
 
     rows: Sequence[int] | Array | np.ndarray
 
-    def _visible(self, positions: Array, keys: int) -> Array:
+    def visible(self, tile: Tile) -> Array:
         rows = _integer_array("rows", self.rows, 1, "[R]")
-        isolated = jnp.any(positions[:, :, None] == rows[None, None, :], axis=-1)
-        itself = positions[:, :, None] == _key_positions(keys)
-        return itself | ~isolated[:, :, None]
+        isolated = jnp.any(tile.positions[:, :, None] == rows[None, None], axis=-1)
+        return (tile.distances() == 0) | ~isolated[:, :, None]

@@ -5,7 +5,7 @@ from jax import Array
 
 from jaxsink.attention.call import Call
 from jaxsink.attention.row_map import NullColumnMap, RowContext
-from jaxsink.attention.row_statistics import null_column_mass
+from jaxsink.attention.row_statistics import null_column_mass, real_column_share
 
 
 def _own_null(call: Call, context: RowContext, like: Array) -> Array | None:
@@ -39,7 +39,7 @@ def share_left(call: Call, context: RowContext, lse: Array) -> Array:
     own = _own_null(call, context, lse)
     assert call.null_logit is not None
     total = lse if own is None else _log_add(lse, own)
-    return 1.0 - null_column_mass(total, call.null_logit.astype(lse.dtype))
+    return real_column_share(total, call.null_logit.astype(lse.dtype))
 
 
 def null_entries(call: Call, context: RowContext, lse: Array) -> dict[str, Array]:

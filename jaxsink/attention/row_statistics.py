@@ -70,3 +70,19 @@ def null_column_mass(lse: Array, null_logit: Array) -> Array:
     """
     off = jnp.isneginf(null_logit)
     return jnp.where(off, 0.0, jax.nn.sigmoid(jnp.where(off, 0.0, null_logit) - lse))
+
+
+def real_column_share(lse: Array, null_logit: Array) -> Array:
+    """Weight that the real keys keep beside the null column, exp(lse) / (exp(null) + exp(lse)).
+
+    Args:
+        lse: log-sum-exp over the real keys, [B, N, T].
+        null_logit: broadcastable to `lse`.
+
+    Returns:
+        [B, N, T]; 0 for a row that sees no key, also where the null column is switched off with -inf.
+    """
+    empty = jnp.isneginf(lse)
+    off = jnp.isneginf(null_logit) | empty
+    share = jax.nn.sigmoid(jnp.where(off, 0.0, lse) - jnp.where(off, 0.0, null_logit))
+    return jnp.where(empty, 0.0, jnp.where(off, 1.0, share))

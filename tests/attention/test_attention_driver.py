@@ -123,7 +123,10 @@ def other_backend(refusal: str | None, has_arrays: bool = False) -> dict[str, Ba
     def run(call: Any) -> tuple[jax.Array, Aux]:
         raise NotImplementedError
 
-    return {"other": Backend(run=run, refuses=lambda call: refusal, has_arrays=has_arrays), **BACKENDS}
+    return {
+        "other": Backend(run=run, refuses=lambda call: refusal, has_arrays=has_arrays),
+        "reference": BACKENDS["reference"],
+    }
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"scale": jnp.ones(N)}, "scale must be one number"),
     ({"softcap": 0.0}, "softcap must be a positive number, but is 0.0"),
     ({"softcap": "50"}, "softcap must be a positive number"),
-    ({"backend": "cudnn"}, "backend must be auto or one of reference, but is 'cudnn'"),
+    ({"backend": "cudnn"}, "backend must be auto or one of chunked, reference, but is 'cudnn'"),
     ({"tap": lambda name, x: x[:, :1]}, "tap must return attn_scores with shape"),
     ({"tap": lambda name, x: x.astype(jnp.bfloat16)}, "but returned .* bfloat16"),
     ({"want": ("entropies",)}, r"want has unknown entries \['entropies'\]; choose from weights, scores"),
@@ -228,7 +231,7 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SoftmaxN(-1.0), "n must be a finite number >= 0, but is -1.0"),
+        (lambda: SoftmaxN(-1.0), "n must be a finite number > 0, but is -1.0"),
         (lambda: SinkLogit(float("nan")), "init_value must be a finite number"),
         (lambda: Sigmoid(float("inf")), "bias must be a finite number"),
         (lambda: Sigmoid.for_length(0), "length must be at least 1"),
