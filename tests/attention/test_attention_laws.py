@@ -16,12 +16,14 @@ from jaxsink import attention
 from theory import laws
 from theory.laws import Example, draw
 
+AnyRow = oracle.Row | oracle.PlacedRow
+
 
 @dataclass(frozen=True)
 class Case:
     name: str
     variant: attention.RowMap
-    row: oracle.Row
+    row: AnyRow
 
 
 CASES = (
@@ -37,6 +39,22 @@ CASES = (
     Case("entmax-1.5", attention.Entmax15(), oracle.entmax15),
     Case("elastic", attention.Elastic(), oracle.elastic),
     Case("softpick", attention.Softpick(), oracle.softpick(1e-6)),
+    Case("scaled-softmax", attention.Scaled(0.2), oracle.scaled(0.2)),
+    Case("p-normalised-0.5", attention.PNormalised(0.5), oracle.p_normalised(0.5)),
+    Case("p-normalised-3", attention.PNormalised(3.0), oracle.p_normalised(3.0)),
+    Case("relu-over-length", attention.ReLUOverLength(6, 0.75), oracle.relu_over_length(6, 0.75)),
+    Case("squared-relu", attention.SquaredReLU(), oracle.squared_relu),
+    Case("gelu", attention.GELU(), oracle.gelu),
+    Case("elu-plus-one", attention.ELUPlusOne(), oracle.elu_plus_one),
+    Case("identity", attention.Identity(), oracle.identity),
+    Case("normalised-sigmoid", attention.NormalisedSigmoid(), oracle.normalised_sigmoid(1e-8)),
+    Case("normalised-linear", attention.NormalisedLinear(), oracle.normalised_linear(1e-8)),
+    Case("clamped-linear", attention.ClampedLinear(), oracle.clamped_linear),
+    Case("entmax-1.25", attention.Entmax(), oracle.entmax(1.25)),
+    Case("entmax-1.8", attention.Entmax(1.8), oracle.entmax(1.8)),
+    Case("threshold-rectified", attention.ThresholdRectified(), oracle.threshold_rectified(2.0, 1.0)),
+    Case("threshold-rectified-1", attention.ThresholdRectified(1.0, 2.0), oracle.threshold_rectified(1.0, 2.0)),
+    Case("stick-breaking", attention.StickBreaking(), oracle.stick_breaking),
 )
 SHAPES = st.sampled_from(laws.SHAPES)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -58,12 +76,12 @@ def test_law(law: laws.Law, variant: attention.RowMap) -> None:
     check()
 
 
-def expect(row: oracle.Row, e: Example) -> oracle.Attended:
+def expect(row: AnyRow, e: Example) -> oracle.Attended:
     full = (e.q.shape[0], e.q.shape[2], e.q.shape[1], e.k.shape[1])
     return oracle.attend(e.q, e.k, e.v, row, e.params, np.broadcast_to(e.visible, full), offset=e.offset)
 
 
-def is_the_formula(row: oracle.Row, e: Example) -> None:
+def is_the_formula(row: AnyRow, e: Example) -> None:
     found, expected = e.run(), expect(row, e)
     for name in ("out", "weights", "scores"):
         np.testing.assert_allclose(found[name], getattr(expected, name), **F32)
@@ -73,7 +91,7 @@ def is_the_formula(row: oracle.Row, e: Example) -> None:
         np.testing.assert_allclose(found["lse"], expected.lse, **F32)
 
 
-def has_its_gradient(row: oracle.Row, e: Example) -> None:
+def has_its_gradient(row: AnyRow, e: Example) -> None:
     wide, cotangent = e.wide(), e.cotangent()
     at = {"q": wide.q, "k": wide.k, "v": wide.v, "params": wide.params}
     direction = jax.tree.map(lambda x: e.rng.normal(size=x.shape), at)
@@ -93,20 +111,20 @@ def has_its_gradient(row: oracle.Row, e: Example) -> None:
     raise AssertionError(f"slope by grad is {found}, by differences {expected}")
 
 
-def is_the_formula_at_extremes(row: oracle.Row, e: Example) -> None:
+def is_the_formula_at_extremes(row: AnyRow, e: Example) -> None:
     wild = replace(e, q=e.q * np.float32(1e4 / np.abs(expect(row, e).scores).max()))
     expected = expect(row, wild).out
     # Scores of 1e4 carry 1e-3 of rounding in float32, which moves each weight by that much of itself.
     np.testing.assert_allclose(wild.out(), expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
 
 
-def is_the_formula_in_bfloat16(row: oracle.Row, e: Example) -> None:
+def is_the_formula_in_bfloat16(row: AnyRow, e: Example) -> None:
     low = e.cast(jax.numpy.bfloat16)
     # The inputs are exact and all else is float32, so only the output is rounded, to 8 significant bits.
     np.testing.assert_allclose(low.out().astype(np.float32), expect(row, low).out, rtol=2**-8 + 1e-5, atol=1e-5)
 
 
-Judge = Callable[[oracle.Row, Example], None]
+Judge = Callable[[AnyRow, Example], None]
 JUDGES: tuple[Judge, ...] = (
     is_the_formula,
     has_its_gradient,

@@ -64,6 +64,8 @@ MASKS: dict[str, Any] = {
     "dense-rows": lambda: jnp.asarray(RNG.random((1, N, T, 1)) < 0.5),
 }
 BIASES = {"none": None, "full": (B, N, T, S), "keys": (1, 1, 1, S), "queries": (1, N, T, 1)}
+# Compilation takes seconds, so that each variant gets one of them.
+CASES = (("causal", "none", None), ("lengths-and-segments", "full", 2.0), ("dense", "keys", None))
 
 
 def both(variant: RowMap, mask: Any, bias: Any, softcap: float | None, offset: Any = None) -> list[Any]:
@@ -105,12 +107,9 @@ def both(variant: RowMap, mask: Any, bias: Any, softcap: float | None, offset: A
     return [of("reference"), of("chunked")]
 
 
-@pytest.mark.parametrize("name", sorted(STREAMING))
-@pytest.mark.parametrize(
-    ("mask", "bias", "softcap"),
-    [("causal", "none", None), ("lengths-and-segments", "full", 2.0), ("dense", "keys", None)],
-)
-def test_every_streaming_variant(name: str, mask: str, bias: str, softcap: float | None) -> None:
+@pytest.mark.parametrize(("name", "case"), [(name, i % len(CASES)) for i, name in enumerate(sorted(STREAMING))])
+def test_every_streaming_variant(name: str, case: int) -> None:
+    mask, bias, softcap = CASES[case]
     expected, found = both(STREAMING[name](), MASKS[mask](), BIASES[bias], softcap)
     jax.tree.map(lambda e, f: np.testing.assert_allclose(f, e, **CLOSE), expected, found)
 
@@ -123,7 +122,7 @@ def test_every_mask_and_bias(mask: str, bias: str) -> None:
     jax.tree.map(lambda e, f: np.testing.assert_allclose(f, e, **CLOSE), expected, found)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (7, 10), (100, 100), (2, 100)])
+@pytest.mark.parametrize("sizes", [(1, 1), (100, 100), (2, 100)])
 def test_every_size_of_block(sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "ROWS", sizes[0])
     monkeypatch.setattr(chunked, "COLUMNS", sizes[1])
@@ -142,7 +141,7 @@ def test_vmap_is_a_loop() -> None:
 
 def test_probes_do_not_move_a_bit_of_the_output() -> None:
     q, k, v = (x.astype(jnp.float32) for x in (_normal(B, T, N, H), _normal(B, S, K, H), _normal(B, S, K, H)))
-    for variant in (make() for make in STREAMING.values()):
+    for variant in (STREAMING[name]() for name in ("softmax", "sigmoid", "softpick")):
         params = variant.init(jax.random.key(0), AttentionDims(N, K, H))
 
         def run(want: tuple[str, ...], variant: RowMap = variant, params: Any = params) -> Any:

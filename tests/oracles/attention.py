@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 Row = Callable[[np.ndarray, int, float], np.ndarray]
 """Weights of one row from its visible scores, the 0-based query position, and its head's parameter (or 0)."""
+
+
+@dataclass(frozen=True)
+class PlacedRow:
+    """A row map that needs to know more: scores, indices of their keys, query position, head size, parameter."""
+
+    weights: Callable[[np.ndarray, list[int], int, int, float], np.ndarray]
 
 
 def softmax(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
@@ -83,6 +91,101 @@ def softpick(eps: float) -> Row:
     return row
 
 
+def scaled(factor: float) -> Row:
+    return lambda scores, position, parameter: factor * softmax(scores, position, parameter)
+
+
+def p_normalised(p: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        top = max(scores)
+        norm = sum(math.exp(p * (s - top)) for s in scores) ** (1.0 / p)
+        return np.array([math.exp(s - top) / norm for s in scores])
+
+    return row
+
+
+def relu_over_length(length: int, exponent: float) -> Row:
+    return lambda scores, position, parameter: np.array([max(s, 0.0) / length**exponent for s in scores])
+
+
+def squared_relu(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    return np.array([max(s, 0.0) * max(s, 0.0) / len(scores) for s in scores])
+
+
+def gelu(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    return np.array([0.5 * s * math.erfc(-s / math.sqrt(2.0)) / len(scores) for s in scores])
+
+
+def elu_plus_one(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    return np.array([s + 1.0 if s >= 0.0 else math.exp(s) for s in scores])
+
+
+def identity(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    return np.array(scores)
+
+
+def normalised_sigmoid(eps: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        terms = sigmoid(0.0)(scores, position, parameter)
+        return np.array([t / (sum(terms) + eps) for t in terms])
+
+    return row
+
+
+def normalised_linear(eps: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        terms = [max(s, 0.0) for s in scores]
+        return np.array([t / (sum(terms) + eps) for t in terms])
+
+    return row
+
+
+def clamped_linear(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+    return np.array([s / max(abs(sum(scores)), 1.0) for s in scores])
+
+
+def entmax(alpha: float) -> Row:
+    def row(scores: np.ndarray, position: int, parameter: float) -> np.ndarray:
+        gaps = [(alpha - 1.0) * (s - max(scores)) for s in scores]
+
+        def weight(gap: float, tau: float) -> float:
+            return max(gap - tau, 0.0) ** (1.0 / (alpha - 1.0))
+
+        tau = _threshold(lambda t: sum(weight(gap, t) for gap in gaps), -1.0, 0.0)
+        return np.array([weight(gap, tau) for gap in gaps])
+
+    return row
+
+
+def threshold_rectified(exponent: float, kappa: float) -> PlacedRow:
+    def row(scores: np.ndarray, keys: list[int], position: int, size: int, beta: float) -> np.ndarray:
+        tau = beta * math.sqrt(2.0 * max(math.log((position + 1) / kappa), 0.0) / size)
+        return np.array([max(s - tau, 0.0) ** exponent for s in scores])
+
+    return PlacedRow(row)
+
+
+def _stick_breaking(scores: np.ndarray, keys: list[int], position: int, size: int, parameter: float) -> np.ndarray:
+    found, left = np.zeros(len(scores)), 1.0
+    for at in reversed(range(len(keys))):
+        if keys[at] != position:
+            found[at] = left * 0.5 * (1.0 + math.tanh(scores[at] / 2.0))
+            left *= 1.0 / (1.0 + math.exp(min(scores[at], 700.0)))  # not 1 - sigmoid, which loses its digits
+    return found
+
+
+stick_breaking = PlacedRow(_stick_breaking)
+
+
+def row_weights(
+    row: Row | PlacedRow, scores: np.ndarray, keys: list[int], position: int, size: int, parameter: float
+) -> np.ndarray:
+    """Weights of one row of visible scores."""
+    if isinstance(row, PlacedRow):
+        return row.weights(scores, keys, position, size, parameter)
+    return row(scores, position, parameter)
+
+
 class Attended(NamedTuple):
     """out [B, T, N, H]; weights and scores [B, N, T, S]; lse [B, N, T]."""
 
@@ -96,7 +199,7 @@ def attend(
     q: np.ndarray,
     k: np.ndarray,
     v: np.ndarray,
-    row: Row,
+    row: Row | PlacedRow,
     params: Mapping[str, np.ndarray],
     visible: np.ndarray,
     *,
@@ -126,7 +229,7 @@ def attend(
                 if not seen:
                     continue
                 shown = scores[b, n, t, seen]
-                weights[b, n, t, seen] = row(shown, offset + t, float(per_head[n]))
+                weights[b, n, t, seen] = row_weights(row, shown, seen, offset + t, size, float(per_head[n]))
                 lse[b, n, t] = max(shown) + math.log(sum(math.exp(s - max(shown)) for s in shown))
                 for j in seen:
                     out[b, t, n] += weights[b, n, t, j] * v[b, j, n // group]

@@ -7,12 +7,13 @@ from typing import ClassVar, Self
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, Streaming
-from jaxsink.attention.row_statistics import masked_softmax
+from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, StatisticMap, Streaming
+from jaxsink.attention.statistics import RowStatistic, ScaledSum, Statistic, Term
+from jaxsink.attention.variants.softmax_share import softmax_share, softmax_term
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(StatisticMap):
     """Clipped softmax, w_ij = clip((zeta - gamma) softmax(s)_ij + gamma, 0, 1).
 
     A key is at exactly 0 where its softmax weight is at most -gamma / (zeta - gamma), and gets no gradient there.
@@ -41,6 +42,7 @@ class Clipped:
         has_total=False,
         null_column=False,
     )
+    statistics: ClassVar[tuple[RowStatistic, ...]] = (ScaledSum(),)
 
     def __post_init__(self) -> None:
         if not -math.inf < self.gamma <= 0.0:
@@ -67,6 +69,11 @@ class Clipped:
     def init(self, key: Array, dims: AttentionDims) -> Params:
         return {}
 
-    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
-        share = masked_softmax(scores, context.visible)
+    def terms(self, scores: Array, params: Params) -> tuple[Term, ...]:
+        return (softmax_term(scores),)
+
+    def weights_given(
+        self, scores: Array, statistics: tuple[Statistic, ...], context: RowContext, params: Params
+    ) -> Array:
+        share = softmax_share(scores, statistics[0], context.visible)
         return jnp.clip((self.zeta - self.gamma) * share + self.gamma, 0.0, 1.0)

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, Streaming
-from jaxsink.attention.row_statistics import masked_softmax
+from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, StatisticMap, Streaming
+from jaxsink.attention.statistics import RowStatistic, ScaledSum, Statistic, Term
+from jaxsink.attention.variants.softmax_share import softmax_share, softmax_term
 
 
 @dataclass(frozen=True)
-class Elastic:
+class Elastic(StatisticMap):
     """Elastic softmax, w_ij = relu(softmax(s)_ij + tau_h / n_i) with n_i the number of keys that the row sees.
 
     The parameter `{"tau": [N]}` belongs to the query head. At tau = -1 a row that sees one key, and an even row, is
@@ -40,6 +41,7 @@ class Elastic:
         has_total=False,
         null_column=False,
     )
+    statistics: ClassVar[tuple[RowStatistic, ...]] = (ScaledSum(),)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.init_value):
@@ -49,7 +51,12 @@ class Elastic:
         """Return `{"tau": [N]}`, filled with `init_value`."""
         return {"tau": jnp.full((dims.query_heads,), self.init_value, jnp.float32)}
 
-    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
-        seen = jnp.maximum(jnp.sum(context.visible, axis=-1, keepdims=True), 1).astype(scores.dtype)
+    def terms(self, scores: Array, params: Params) -> tuple[Term, ...]:
+        return (softmax_term(scores),)
+
+    def weights_given(
+        self, scores: Array, statistics: tuple[Statistic, ...], context: RowContext, params: Params
+    ) -> Array:
+        seen = jnp.maximum(context.seen, 1).astype(scores.dtype)
         tau = params["tau"].astype(scores.dtype)[None, :, None, None]
-        return jax.nn.relu(masked_softmax(scores, context.visible) + tau / seen)
+        return jax.nn.relu(softmax_share(scores, statistics[0], context.visible) + tau / seen)

@@ -15,17 +15,16 @@ from jaxsink.attention.row_statistics import masked_softmax
 class SoftmaxN:
     """Softmax with n added to the denominator, w_ij = exp(s_ij) / (n + sum_l exp(s_il)).
 
-    n = 1 is "softmax1", the same as one more key with k = v = 0; n = 0 is softmax; n > 0 is a sink logit of
-    log n that is not learned.
+    n = 1 is "softmax1", the same as one more key with k = v = 0; any n is a sink logit of log n that is not learned.
 
     Source: E. Miller, "Attention is off by one" (2023); Xiao et al. 2023 (arXiv 2309.17453), section 3.3
         ("zero sink"); Kaul et al. 2024 (arXiv 2410.17174).
 
     Attributes:
-        n: constant in the denominator, not negative.
+        n: constant in the denominator, positive: with n = 0 there is no null column, which `Softmax` declares.
 
     Raises:
-        ValueError: if `n` is negative or not finite.
+        ValueError: if `n` is not a positive finite number.
     """
 
     n: float = 1.0
@@ -41,15 +40,15 @@ class SoftmaxN:
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.n < math.inf:
-            raise ValueError(f"n must be a finite number >= 0, but is {self.n}; use n=0.0 for plain softmax")
+        if not 0.0 < self.n < math.inf:
+            raise ValueError(f"n must be a finite number > 0, but is {self.n}; use Softmax() for n = 0")
 
     def init(self, key: Array, dims: AttentionDims) -> Params:
         return {}
 
     def null_logit(self, context: RowContext, params: Params) -> Array:
         """Return log n as [1, 1, 1]."""
-        return jnp.full((1, 1, 1), math.log(self.n) if self.n > 0.0 else -math.inf, jnp.result_type(float))
+        return jnp.full((1, 1, 1), math.log(self.n), jnp.result_type(float))
 
     def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
         return masked_softmax(scores, context.visible, self.null_logit(context, params).astype(scores.dtype))

@@ -7,11 +7,12 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, Streaming
+from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, StatisticMap, Streaming
+from jaxsink.attention.statistics import RowStatistic, ScaledSum, Statistic, Term
 
 
 @dataclass(frozen=True)
-class Softpick:
+class Softpick(StatisticMap):
     """Softpick, w_ij = relu(e^s_ij - 1) / (sum_l |e^s_il - 1| + eps e^m_i), m_i = max(0, max_l s_il).
 
     A key at or below 0 is at exactly 0, and a row without a score above 0 is dead: weights and gradients are 0.
@@ -37,6 +38,7 @@ class Softpick:
         has_total=False,
         null_column=False,
     )
+    statistics: ClassVar[tuple[RowStatistic, ...]] = (ScaledSum(),)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.eps < math.inf:
@@ -45,10 +47,15 @@ class Softpick:
     def init(self, key: Array, dims: AttentionDims) -> Params:
         return {}
 
-    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
-        # Without stop_gradient: eps does not scale with the row, so that the maximum moves the weights a little.
-        top = jnp.max(scores, axis=-1, keepdims=True, initial=0.0, where=context.visible)
-        # |e^s - 1| e^-top, without overflow and without cancellation near s = 0.
-        size = -jnp.expm1(-jnp.abs(scores)) * jnp.exp(jnp.maximum(scores, 0.0) - top)
-        size = jnp.where(context.visible, size, 0.0)
-        return jnp.where(scores > 0.0, size, 0.0) / (jnp.sum(size, axis=-1, keepdims=True) + self.eps)
+    def terms(self, scores: Array, params: Params) -> tuple[Term, ...]:
+        # |e^s - 1| as mantissa e^exponent, without overflow and without cancellation near s = 0.
+        return ((-jnp.expm1(-jnp.abs(scores)), jnp.maximum(scores, 0.0)),)
+
+    def weights_given(
+        self, scores: Array, statistics: tuple[Statistic, ...], context: RowContext, params: Params
+    ) -> Array:
+        # eps does not scale with the row, so that the maximum moves the weights a little.
+        ((top, total),) = statistics
+        ((mantissa, exponent),) = self.terms(scores, params)
+        size = mantissa * jnp.exp(exponent - top)  # no exponent exceeds the largest, and no hidden one either
+        return jnp.where(scores > 0.0, size, 0.0) / (total + self.eps)
