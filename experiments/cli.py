@@ -1,4 +1,4 @@
-"""The command line: `jaxsink verify | claims | evidence | diff | doctor | bench`."""
+"""The command line: `jaxsink verify | claims | evidence | diff | variants | doctor | bench`."""
 
 from __future__ import annotations
 
@@ -178,6 +178,19 @@ def diff(first: Path, second: Path) -> None:
 
 
 @app.command()
+def variants(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of variants, for all there is to say of them.")
+    ] = None,
+) -> None:
+    """List attention variants with their equations, and which backend takes them, found by tracing."""
+    from experiments.commands.variants import show
+
+    with mistakes():
+        show(names or [], console())
+
+
+@app.command()
 def doctor(runs: RunsOption = Path("runs")) -> None:
     """Check the installation; exit 1 if something is wrong."""
     from experiments.commands.doctor import checks
@@ -199,6 +212,34 @@ def bench_bb(
 
     with mistakes():
         bench(profile, steps, console())
+
+
+@bench_app.command("attention")
+def bench_attention(
+    length: Annotated[int, typer.Option(min=1, help="T, the number of queries and of keys.")] = 4096,
+    heads: Annotated[int, typer.Option(min=1, help="Heads.")] = 4,
+    head_size: Annotated[int, typer.Option("--head-size", min=1, help="Size of a head.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of queries, keys and values.")] = "float32",
+    variants: Annotated[
+        list[str] | None, typer.Option("--variants", help="NAME,NAME,... [default: one of each streaming class].")
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option("--backend", help="NAME,NAME,... [default: all].")] = None,
+    long: Annotated[
+        int | None,
+        typer.Option(min=4, help="Measure chunked alone at a quarter and half of this length and at it, too."),
+    ] = None,
+) -> None:
+    """Time attention, forward and backward, and its peak memory; each case in a process of its own."""
+    from experiments.commands.bench_attention import bench
+    from experiments.commands.variants import Sizes
+
+    def split(given: list[str] | None) -> list[str]:
+        return [name for text in given or () for name in text.split(",")]
+
+    with mistakes():
+        code = bench(split(variants), split(backend), Sizes(batch, length, heads, head_size, dtype), long, console())
+    raise typer.Exit(code)
 
 
 def main() -> None:

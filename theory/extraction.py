@@ -34,7 +34,8 @@ def extractable(model: Transformer, task: BigramBackcopy) -> bool:
     """Whether `extract` knows the network: one layer with attention, one softmax head, one `<s>` a sequence."""
     c = model.config
     shape = (c.n_layers, c.n_heads, c.layers_without_attention) == (1, 1, ())
-    return shape and c.attention == Softmax() and task.starts == 1
+    plain = (c.attention, c.positions, c.registers) == (Softmax(), "learned", 0)
+    return shape and plain and task.starts == 1
 
 
 def extract(model: Transformer, task: BigramBackcopy, params: Any, tokens: jax.Array) -> dict[str, jax.Array]:

@@ -28,7 +28,7 @@ ARMS = {
 REPEATS = 3
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def median_seconds(work: Callable[[], Any]) -> float:
     """Median seconds of a call, compiled and warm."""
     jax.block_until_ready(work())
     times = []
@@ -58,7 +58,7 @@ def _host_loop(spec: TrainConfig, steps: int) -> float:
             params, opt_state = step(params, opt_state, sample(jax.random.fold_in(keys.data, number)))
         return params
 
-    return _seconds(work) / steps
+    return median_seconds(work) / steps
 
 
 def _row(spec: TrainConfig, steps: int) -> tuple[float, float, float, float]:
@@ -72,14 +72,14 @@ def _row(spec: TrainConfig, steps: int) -> tuple[float, float, float, float]:
             state, loss = program.chunk(state, keys.data)
         return loss
 
-    step = _seconds(work) / (chunks * spec.chunk_steps)
+    step = median_seconds(work) / (chunks * spec.chunk_steps)
     numbers = jnp.arange(spec.chunk_steps)
     sample = jax.jit(
         lambda: task.sample_many(jax.vmap(jax.random.fold_in, (None, 0))(keys.data, numbers), spec.batch, spec.length)
     )
-    data = _seconds(sample) / spec.chunk_steps
+    data = median_seconds(sample) / spec.chunk_steps
     params = program.init(keys.init).params
-    probe = _seconds(lambda: program.measure(params, keys.probe))
+    probe = median_seconds(lambda: program.measure(params, keys.probe))
     return 1e3 * step, 1e3 * data, 1e3 * probe, step / _host_loop(spec, chunks * spec.chunk_steps)
 
 

@@ -24,6 +24,7 @@ from experiments.figures.theory_growth import sink_logit_growth as sink_logit_gr
 from experiments.figures.theory_optimisers import order_of_convergence as order_of_convergence
 from experiments.figures.theory_optimisers import peak_mechanism as peak_mechanism
 from experiments.figures.value_norms import value_norms as value_norms
+from experiments.figures.variant_survey import variant_survey as variant_survey
 
 
 def _of_runs(draw: Callable[[Arms], Figure]) -> Callable[[Arms, dict[str, Any]], Figure]:
@@ -44,6 +45,7 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "peak_mechanism": _of_runs(peak_mechanism),
         "order_of_convergence": _of_runs(order_of_convergence),
         "network_growth": _of_runs(network_growth),
+        "variant_survey": _of_runs(variant_survey),
         "measures": lambda runs, claim: measures(claim),
     }
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from experiments.studies import bigram_backcopy, calculation
+from experiments.studies import bigram_backcopy, calculation, survey
 from jaxsink.training import TrainConfig
 from theory.calculations import Calculation
 from theory.claim import Spec
+from theory.survey import Survey
 
-PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy, Calculation: calculation}
+PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy, Calculation: calculation, Survey: survey}
 
 
 def producer_of(spec: Spec) -> ModuleType:

@@ -21,7 +21,7 @@ from jaxsink.training.runs import build
 from theory.extraction import extract, extractable
 
 NAME = "bigram_backcopy"
-VERSION = 2
+VERSION = 3
 # Seconds between checkpoints: what a killed run loses at most.
 CHECKPOINT_SECONDS = 20.0
 

@@ -4,12 +4,14 @@ A `Composite` goes through `attend` like a row map. `Wrapped` puts wrappers arou
 several evaluations.
 """
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import jax
+import numpy as np
 from jax import Array
 
 from jaxsink.attention.call import Aux
@@ -18,6 +20,19 @@ from jaxsink.attention.row_map import AttentionDims, Params, Properties, RowMap
 
 # Parameters of a composite: a dict of dicts of arrays.
 Tree = Mapping[str, Any]
+
+
+class Trait(enum.Enum):
+    """What the output of a composite depends on beyond the visible keys and values and the query's own x.
+
+    A composite declares its traits beside the properties of its weights; the value of each says it in words.
+    """
+
+    SAME_TOKENS = "reads the keys as the tokens of x, in their places"  # then T = S
+    OWN_VALUE = "reads the value of the query's own token"  # seen or not
+    ALL_TOKENS = "reads every token of the sequence"  # later ones too
+    SLOT_VALUE = "adds a value that belongs to no key"  # a row that sees no key gives it
+    SEVERAL_SCORES = "combines several score matrices"  # no `scores`, no totals, and nothing that one tap could edit
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,12 @@ class Inputs:
     on_groups: Array | None
 
     @property
+    def compute_dtype(self) -> np.dtype[Any]:
+        """dtype of everything between input and output: float64 if q, k or v has it, else float32."""
+        wide = any(array.dtype == np.float64 for array in (self.q, self.k, self.v))
+        return np.dtype(np.float64 if wide else np.float32)
+
+    @property
     def dims(self) -> AttentionDims:
         """Head counts and sizes."""
         return AttentionDims(
@@ -62,6 +83,25 @@ class Inputs:
             value_size=self.v.shape[3],
             model_size=None if self.x is None else self.x.shape[2],
         )
+
+    def given_x(self) -> Array:
+        """x [B, T, D], which `attend` has checked for whoever declares to read it."""
+        assert self.x is not None
+        return self.x
+
+    def tokens(self, who: str) -> Array:
+        """x as what the keys, too, were projected from, [B, S, D].
+
+        Raises:
+            ValueError: if there are not as many queries as keys.
+        """
+        queries, keys = self.q.shape[1], self.k.shape[1]
+        if queries != keys:
+            raise ValueError(
+                f"{who} reads x at the keys, so queries and keys must be the same tokens, but T={queries} and "
+                f"S={keys}; pass queries and x of all tokens"
+            )
+        return self.given_x()
 
 
 class Evaluate(Protocol):
@@ -83,6 +123,11 @@ class Composite(ABC):
         """Whether `attend` must be given x."""
         return False
 
+    @property
+    def traits(self) -> frozenset[Trait]:
+        """What else the output depends on."""
+        return frozenset()
+
     @abstractmethod
     def init(self, key: Array, dims: AttentionDims) -> Tree:
         """Return fresh float32 parameters: a dict of dicts of arrays."""
@@ -93,18 +138,28 @@ class Composite(ABC):
 
 
 class Wrapper(ABC):
-    """What `Wrapped` puts around a row map: a change of its inputs, or of its output, or both."""
+    """What `Wrapped` puts around a row map: a change of its inputs, or of its output, or both.
+
+    Subclasses are frozen dataclasses with static fields. They compute in `inputs.compute_dtype` and leave what they
+    change in it: `Wrapped` rounds once, at the end.
+    """
 
     name: ClassVar[str]  # its entry in the parameters
     reads_x: ClassVar[bool] = False
     reads_aux: ClassVar[frozenset[str]] = frozenset()  # entries of `Aux` that `after` needs
+    per_token: ClassVar[bool] = False  # whether `before` and `after` treat each token by itself, as decoding needs
+    traits: ClassVar[frozenset[Trait]] = frozenset()
 
     def init(self, key: Array, dims: AttentionDims) -> Params:
         """Return fresh float32 parameters, `{}` for none."""
         return {}
 
     def changed(self, properties: Properties) -> Properties:
-        """Return the properties of the weights within, given those of what is wrapped."""
+        """Return the properties of the weights within, given those of what is wrapped.
+
+        Raises:
+            ValueError: if what is wrapped lacks a property that the wrapper needs.
+        """
         return properties
 
     def before(self, inputs: Inputs, params: Params) -> Inputs:
@@ -120,23 +175,32 @@ class Wrapper(ABC):
 class Wrapped(Composite):
     """A row map within wrappers, the innermost first.
 
-    Its parameters are `{"row_map": {...}, wrapper.name: {...}, ...}`, with an entry for each part that has any.
+    Inputs pass the wrappers from the outermost to the innermost, the output passes them back. `Aux` is that of the row
+    map on the inputs that reach it: its weights are those before any output gate. Between the wrappers everything is in
+    float32, or in float64 if q, k or v is; only the output is rounded, to the dtype of the values. Its parameters are
+    `{"row_map": {...}, wrapper.name: {...}, ...}`, with an entry for each part that has any.
 
     Attributes:
         row_map: the row map.
         wrappers: of different names, at least one.
 
     Raises:
-        ValueError: if there is no wrapper, or two have one name.
+        ValueError: if there is no wrapper, two have one name, one does not fit what it is put around, or `row_map` is
+            not a row map.
     """
 
     row_map: RowMap
     wrappers: tuple[Wrapper, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.row_map, type) or not isinstance(self.row_map, RowMap):
+            raise ValueError(f"row_map must be an instance of a row map such as Softmax(), but is {self.row_map!r}")
+        if not isinstance(self.wrappers, tuple) or not all(isinstance(part, Wrapper) for part in self.wrappers):
+            raise ValueError(f"wrappers must be a tuple of wrapper instances, but is {self.wrappers!r}; write (part,)")
         names = [wrapper.name for wrapper in self.wrappers]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"wrappers must be one or more, of different names, but are {names}; name each once")
+        _ = self.properties  # each wrapper looks at what it is put around
 
     @property
     def properties(self) -> Properties:
@@ -149,6 +213,10 @@ class Wrapped(Composite):
     def needs_x(self) -> bool:
         return any(wrapper.reads_x for wrapper in self.wrappers)
 
+    @property
+    def traits(self) -> frozenset[Trait]:
+        return frozenset().union(*(wrapper.traits for wrapper in self.wrappers))
+
     def init(self, key: Array, dims: AttentionDims) -> Tree:
         parts = {"row_map": self.row_map.init, **{wrapper.name: wrapper.init for wrapper in self.wrappers}}
         keys = jax.random.split(key, len(parts))
@@ -156,6 +224,10 @@ class Wrapped(Composite):
         return {name: entries for name, entries in made.items() if entries}
 
     def run(self, inputs: Inputs, params: Tree, evaluate: Evaluate, want: frozenset[str]) -> tuple[Array, Aux]:
+        dtype = inputs.v.dtype
+        if any(type(wrapper).after is not Wrapper.after for wrapper in self.wrappers):
+            # Backends round their output to the dtype of the values.
+            inputs = replace(inputs, v=inputs.v.astype(inputs.compute_dtype))
         entered: list[Inputs] = []
         for wrapper in reversed(self.wrappers):
             inputs = wrapper.before(inputs, params.get(wrapper.name, {}))
@@ -164,4 +236,4 @@ class Wrapped(Composite):
         out, aux = evaluate(inputs, self.row_map, params.get("row_map", {}), wanted)
         for wrapper, seen in zip(self.wrappers, reversed(entered), strict=True):
             out = wrapper.after(out, seen, aux, params.get(wrapper.name, {}))
-        return out, aux._replace(**{name: None for name in wanted - want})
+        return out.astype(dtype), aux._replace(**{name: None for name in wanted - want})

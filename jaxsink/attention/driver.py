@@ -10,7 +10,7 @@ from jax import Array
 from jaxsink.attention import checks
 from jaxsink.attention.backends import select
 from jaxsink.attention.call import Aux, Call, Tap
-from jaxsink.attention.composite import Composite, Inputs, Tree
+from jaxsink.attention.composite import Composite, Inputs, Trait, Tree
 from jaxsink.attention.masks import Mask, QueryOffset
 from jaxsink.attention.row_map import Params, RowMap
 from jaxsink.attention.variants import Softmax
@@ -67,7 +67,8 @@ def attend(
         backend: a backend by name, or "auto" for the fastest that takes the call. "reference" has arrays of T x S;
             "chunked" has memory linear in T and S, and derivatives in reverse mode only.
         tap: called as tap(name, array) with "attn_scores" (scores [B, N, T, S] before the mask) and "pattern"
-            (weights [B, N, T, S]); what it returns is used instead. Only `reference` has these arrays.
+            (weights [B, N, T, S]); what it returns is used instead. Only `reference` has these arrays. An operator on
+            several score matrices shows its combined weights alone, and they cannot be edited.
 
     Returns:
         [B, T, N, Hv] in the dtype of `v`.
@@ -173,16 +174,27 @@ def attend_with_aux(
     )
     checked = checks.checked_params(variant, params, inputs.dims)
 
+    combined = isinstance(variant, Composite) and Trait.SEVERAL_SCORES in variant.traits
+
     def evaluate(inputs: Inputs, row_map: RowMap, params: Params, want: frozenset[str]) -> tuple[Array, Aux]:
         call = Call(
             variant=row_map,
             params=params,
-            tap=tap,
+            tap=None if combined else tap,
             want=want,
             **{f.name: getattr(inputs, f.name) for f in fields(inputs) if f.name != "x"},
         )
         return select(call, backend).run(call)
 
-    if isinstance(variant, Composite):
+    if not isinstance(variant, Composite):
+        return evaluate(inputs, variant, checked, wanted)
+    if tap is None or not combined:
         return variant.run(inputs, checked, evaluate, wanted)
-    return evaluate(inputs, variant, checked, wanted)
+    out, aux = variant.run(inputs, checked, evaluate, wanted | {"weights"})
+    assert aux.weights is not None
+    if tap("pattern", aux.weights) is not aux.weights:
+        raise ValueError(
+            f"tap must return the pattern of {type(variant).__name__} as it is, because its weights come from several "
+            "score matrices that no one array could replace; edit its inputs instead"
+        )
+    return out, aux if "weights" in wanted else aux._replace(weights=None)

@@ -10,8 +10,10 @@ from jaxsink.metrics.sink import attention_to_key_by_token as attention_to_key_b
 from jaxsink.metrics.sink import attention_to_previous as attention_to_previous
 from jaxsink.metrics.sink import detect_triggers as detect_triggers
 from jaxsink.metrics.sink import logit_concentration as logit_concentration
+from jaxsink.metrics.sink import row_mass as row_mass
 from jaxsink.metrics.sink import sink_logit_gap as sink_logit_gap
 from jaxsink.metrics.sink import sink_logit_gap_by_token as sink_logit_gap_by_token
+from jaxsink.metrics.sink import sink_share as sink_share
 from jaxsink.metrics.sink import uniform_baseline as uniform_baseline
 from jaxsink.metrics.trajectories import LineFit as LineFit
 from jaxsink.metrics.trajectories import correlation as correlation

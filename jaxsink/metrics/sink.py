@@ -46,6 +46,49 @@ def attention_to_key(weights: ArrayLike, where: ArrayLike, key: int = 0) -> jax.
     return masked_mean(weights[:, :, :, key], where[:, None, :], axis=(0, 2))
 
 
+def sink_share(weights: ArrayLike, where: ArrayLike, key: int = 0) -> jax.Array:
+    """Mean share of one key in the attention of the chosen queries, |weight| over the sum of |weights| of its row.
+
+    The proxy under which variants whose rows do not add up to one, or have weights below zero, are compared. A row of
+    zeros counts as 0.
+
+    Args:
+        weights: [B, N, T, S] attention weights (dimensionless), of any sign.
+        where: bool [B, T], the queries to average over.
+        key: position of the key, a Python int.
+
+    Returns:
+        [N] mean share per head; NaN when `where` is empty.
+
+    Raises:
+        ValueError: wrong rank, sizes that differ, a wrong dtype, or a key outside 0..S-1.
+
+    Source: Gu et al. 2024 (2410.10781), proxy weights of table 6, which adds 1e-8 to the sum.
+    """
+    weights = jnp.abs(floating("weights", weights))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return attention_to_key(weights / jnp.where(total > 0.0, total, 1.0), where, key)
+
+
+def row_mass(weights: ArrayLike, where: ArrayLike) -> jax.Array:
+    """Mean sum of the weights that the chosen queries put on real keys: 1 for softmax.
+
+    Args:
+        weights: [B, N, T, S] attention weights (dimensionless).
+        where: bool [B, T], the queries to average over.
+
+    Returns:
+        [N] mean mass per head; NaN when `where` is empty.
+
+    Raises:
+        ValueError: wrong rank, sizes that differ, or a wrong dtype.
+    """
+    weights = floating("weights", weights)
+    where = boolean("where", where)
+    check_shapes(("weights", weights, "BNTS"), ("where", where, "BT"))
+    return masked_mean(jnp.sum(weights, axis=-1), where[:, None, :], axis=(0, 2))
+
+
 def attention_to_previous(weights: ArrayLike, where: ArrayLike) -> jax.Array:
     """Mean attention weight that the chosen queries put on the key just before them.
 

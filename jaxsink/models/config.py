@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from jaxsink.attention import AttentionDims, RowMap, Softmax
+from jaxsink.attention import AttentionDims, Composite, Softmax, Trait, Variant
+
+Positions = Literal["learned", "sinusoidal", "none", "rope", "alibi", "t5"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,10 @@ class TransformerConfig:
       d_mlp: hidden width of the MLP; None means 4 D.
       attention: the attention variant, an instance (never a name).
       layers_without_attention, layers_without_mlp: 0-based blocks in which that part is left out altogether.
+      positions: how positions enter: "learned" vectors as in the paper, "sinusoidal" vectors, "none", "rope" (halves,
+        base 10000), "alibi" or "t5" (32 buckets up to distance 128, a table per block).
+      registers: learned vectors R in front of the sequence (sink tokens), without a position vector; their read-outs
+        are dropped, and sites over positions have them first.
       mlp: "relu", or "linear" for an MLP without its non-linearity.
       normalise: LayerNorm (scale and bias) before attention, MLP and read-out; False leaves all three out.
       one_hot: token and position embeddings are fixed one-hots in disjoint coordinates (then D = V + T).
@@ -27,7 +33,9 @@ class TransformerConfig:
     n_heads: int = 1
     d_model: int = 256
     d_mlp: int | None = None
-    attention: RowMap = Softmax()
+    attention: Variant = Softmax()
+    positions: Positions = "learned"
+    registers: int = 0
     layers_without_attention: tuple[int, ...] = ()
     layers_without_mlp: tuple[int, ...] = ()
     mlp: Literal["relu", "linear"] = "relu"
@@ -43,6 +51,14 @@ class TransformerConfig:
             raise ValueError(
                 f"n_heads={self.n_heads} must divide d_model={self.d_model}; choose another number of heads."
             )
+        if self.registers < 0:
+            raise ValueError(f"registers must be at least 0, but {self.registers} was given; use 0 for none.")
+        if self.positions not in get_args(Positions):
+            raise ValueError(
+                f"positions must be one of {', '.join(get_args(Positions))}, but {self.positions!r} was given."
+            )
+        if self.one_hot and (self.positions != "learned" or self.registers):
+            raise ValueError("one_hot needs positions='learned' and registers=0, because it sets both by itself.")
         if self.mlp not in ("relu", "linear"):
             raise ValueError(f"mlp must be 'relu' or 'linear', but {self.mlp!r} was given.")
         if self.dtype not in ("float32", "float64"):
@@ -57,4 +73,10 @@ class TransformerConfig:
 
     @property
     def dims(self) -> AttentionDims:
-        return AttentionDims(query_heads=self.n_heads, key_heads=self.n_heads, head_size=self.d_model // self.n_heads)
+        size = self.d_model // self.n_heads
+        return AttentionDims(self.n_heads, self.n_heads, size, value_size=size, model_size=self.d_model)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether attention has one matrix of scores, the site "attn_scores"; an operator on several has none."""
+        return not (isinstance(self.attention, Composite) and Trait.SEVERAL_SCORES in self.attention.traits)

@@ -1,4 +1,7 @@
-"""The transformer of 2410.13835: pre-LayerNorm, learned positions, linear maps without bias, untied read-out."""
+"""The transformer of 2410.13835: pre-LayerNorm, learned positions, linear maps without bias, untied read-out.
+
+Other attention variants, position encodings and registers are a matter of its configuration.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsink.attention import Causal, attend
+from jaxsink.attention import Causal, alibi_bias, alibi_slopes, attend, rope, sinusoidal, t5_bias
 from jaxsink.models.config import TransformerConfig
 from jaxsink.models.taps import Tapped
 
 LAYER_NORM_EPS = 1e-5
+T5_BUCKETS = 32
 # U(+-1/sqrt(fan_in)), the default of the framework the paper used: variance 1 / (3 fan_in).
 linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 table_init = nn.initializers.normal(1.0)
@@ -48,12 +52,24 @@ class Block(Tapped):
             return self.tap(site, (x @ w).reshape(*x.shape[:-1], *heads))
 
         q, k, v = projected("q", "W_Q"), projected("k", "W_K"), projected("v", "W_V")
+        if c.positions == "rope":
+            q, k = (rope(y, jnp.arange(x.shape[1])) for y in (q, k))
         params = c.attention.init(jax.random.key(0), c.dims) or None
         if params is not None:
             params = self.param("attention", c.attention.init, c.dims)
         tap = self.tap if self.attention_tap_needed() else None
-        z = self.tap("z", attend(q, k, v, c.attention, params=params, mask=Causal(), tap=tap))
+        bias = self.position_bias(x)
+        z = self.tap("z", attend(q, k, v, c.attention, params=params, x=x, mask=Causal(), bias=bias, tap=tap))
         return z.reshape(x.shape) @ self.param("W_O", linear_init, (d, d), x.dtype)
+
+    def position_bias(self, x: jax.Array) -> jax.Array | None:
+        c, length = self.config, x.shape[1]
+        if c.positions == "alibi":
+            return alibi_bias(alibi_slopes(c.n_heads), length, length)
+        if c.positions == "t5":
+            table = self.param("t5", nn.initializers.normal(0.02), (T5_BUCKETS, c.n_heads), x.dtype)
+            return t5_bias(table, length, length)
+        return None
 
     def mlp(self, x: jax.Array) -> jax.Array:
         c = self.config
@@ -99,8 +115,20 @@ class Transformer(Tapped):
             position = jax.nn.one_hot(self.vocab_size + positions, c.d_model, dtype=dtype)
         else:
             token = self.param("W_E", table_init, (self.vocab_size, c.d_model), dtype)[tokens]
-            position = self.param("W_pos", table_init, (self.max_length, c.d_model), dtype)[positions]
-        return self.tap("embed", token) + self.tap("pos_embed", jnp.broadcast_to(position, token.shape))
+            position = self.position_vectors(dtype)[positions]
+        x = self.tap("embed", token) + self.tap("pos_embed", jnp.broadcast_to(position, token.shape))
+        if not c.registers:
+            return x
+        registers = self.param("registers", table_init, (c.registers, c.d_model), dtype)
+        return jnp.concatenate([jnp.broadcast_to(registers, (x.shape[0], *registers.shape)), x], axis=1)
+
+    def position_vectors(self, dtype: jnp.dtype) -> jax.Array:
+        c = self.config
+        if c.positions == "learned":
+            return self.param("W_pos", table_init, (self.max_length, c.d_model), dtype)
+        if c.positions == "sinusoidal":
+            return sinusoidal(self.max_length, c.d_model).astype(dtype)
+        return jnp.zeros((self.max_length, c.d_model), dtype)
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -113,6 +141,7 @@ class Transformer(Tapped):
         x = self.embedding(tokens)
         for layer in range(c.n_layers):
             x = Block(config=c, layer=layer, name=f"blocks_{layer}")(x)
+        x = x[:, c.registers :]
         x = self.tap("final_norm", layer_norm("ln_final", x.dtype)(x) if c.normalise else x)
         return self.tap("logits", x @ self.param("W_U", linear_init, (c.d_model, self.vocab_size), x.dtype))
 

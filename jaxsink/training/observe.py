@@ -27,6 +27,8 @@ ATTENTION_SCALARS = (
     "sink_logit_mean",
     "value_norm_start",
     "value_ratio",
+    "sink_share",
+    "row_mass",
 )
 
 
@@ -68,37 +70,50 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
       Arrays by name: scalars "backcopy", "bigram" (nats), "baseline" (Attn_<s> of uniform attention), and with a
       leading layer axis L, averaged over heads: "attn_start", "attn_start_trigger", "attn_prev_trigger" (weights),
       "dlogit" [L], "dlogit_by_token" [L, V], "sink_logit_std", "other_logit_std", "sink_logit_mean" (logits),
-      "value_norm_start", "value_ratio" (of W_O v), "resid_norm_start", "resid_norm_other", "resid_norm_content" (the
+      "value_norm_start", "value_ratio" (of W_O v), "sink_share" (|weight| on <s> over that of the row) and "row_mass" at
+      dormant positions, "resid_norm_start", "resid_norm_other", "resid_norm_content" (the
       most frequent character), "peak_ratio". A block without attention has NaN where attention is measured.
     """
     layers = range(model.config.n_layers)
     with_attention = [i for i in layers if i not in model.config.layers_without_attention]
-    wanted = [f"blocks.{i}.{site}" for i in with_attention for site in ("attn_scores", "pattern", "v")]
+    attended = ("attn_scores", "pattern", "v") if model.config.has_scores else ("pattern", "v")
+    wanted = [f"blocks.{i}.{site}" for i in with_attention for site in attended]
     wanted += [f"blocks.{i}.resid_post" for i in layers]
     logits, captured = run(model, params, tokens, capture=wanted)
     trigger, dormant = _query_masks(task, tokens)
     ordinary = trigger | dormant
     content = ordinary & (tokens == int(np.argmax(task.chain.marginal)))
+    skip = model.config.registers
+    absent = dict.fromkeys(ATTENTION_SCALARS, jnp.asarray(jnp.nan, logits.dtype))
+    absent["dlogit_by_token"] = jnp.full(task.vocab_size, jnp.nan, logits.dtype)
 
-    def attention_of(layer: int) -> Measured:
-        scores, pattern, v = (captured[f"blocks.{layer}.{site}"] for site in ("attn_scores", "pattern", "v"))
-        values = metrics.value_output_norms(v, _output_matrix(model, params, layer))
+    def of_scores(layer: int) -> Measured:
+        scores = captured[f"blocks.{layer}.attn_scores"][:, :, skip:, skip:]
         spread = metrics.logit_concentration(scores, dormant)
         return {
-            "attn_start": metrics.attention_to_key(pattern, dormant).mean(),
-            "attn_start_trigger": metrics.attention_to_key(pattern, trigger).mean(),
-            "attn_prev_trigger": metrics.attention_to_previous(pattern, trigger).mean(),
             "dlogit": metrics.sink_logit_gap(scores, dormant).mean(),
             "dlogit_by_token": metrics.sink_logit_gap_by_token(scores, tokens, task.vocab_size).mean(axis=0),
             "sink_logit_std": spread.sink_std.mean(),
             "other_logit_std": spread.other_std.mean(),
             "sink_logit_mean": spread.sink_mean.mean(),
+        }
+
+    def attention_of(layer: int) -> Measured:
+        pattern = captured[f"blocks.{layer}.pattern"][:, :, skip:, skip:]
+        v = captured[f"blocks.{layer}.v"][:, skip:]
+        values = metrics.value_output_norms(v, _output_matrix(model, params, layer))
+        return (absent | (of_scores(layer) if model.config.has_scores else {})) | {
+            "attn_start": metrics.attention_to_key(pattern, dormant).mean(),
+            "attn_start_trigger": metrics.attention_to_key(pattern, trigger).mean(),
+            "attn_prev_trigger": metrics.attention_to_previous(pattern, trigger).mean(),
             "value_norm_start": values[:, 0].mean(),
             "value_ratio": metrics.value_ratio(values, ordinary),
+            "sink_share": metrics.sink_share(pattern, dormant).mean(),
+            "row_mass": metrics.row_mass(pattern, dormant).mean(),
         }
 
     def residual_of(layer: int) -> Measured:
-        norms = metrics.residual_norms(captured[f"blocks.{layer}.resid_post"])
+        norms = metrics.residual_norms(captured[f"blocks.{layer}.resid_post"][:, skip:])
         return {
             "resid_norm_start": norms[:, 0].mean(),
             "resid_norm_other": norms[:, 1:].mean(),
@@ -106,8 +121,6 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
             "peak_ratio": metrics.peak_ratio(norms),
         }
 
-    absent = dict.fromkeys(ATTENTION_SCALARS, jnp.asarray(jnp.nan, logits.dtype))
-    absent["dlogit_by_token"] = jnp.full(task.vocab_size, jnp.nan, logits.dtype)
     per_layer = [residual_of(i) | (attention_of(i) if i in with_attention else absent) for i in layers]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *per_layer)
     return risks(task, jax.nn.log_softmax(logits), tokens) | {"baseline": metrics.uniform_baseline(dormant)} | stacked
@@ -143,22 +156,24 @@ def examples(model: Transformer, task: BigramBackcopy, params: Params, key: jax.
     rich = pool[jnp.argmax(task.is_trigger(pool).sum(axis=1))]
     tokens = jnp.stack([rich, task.trigger_free(free_key, 1, length)[0, :length]])
     layers = range(model.config.n_layers)
+    skip = model.config.registers
     with_attention = [i for i in layers if i not in model.config.layers_without_attention]
     sites = [f"blocks.{i}.{site}" for i in with_attention for site in ("pattern", "v")]
     _, captured = run(model, params, tokens, capture=[*sites, *(f"blocks.{i}.resid_post" for i in layers)])
 
     def attention(layer: int) -> jax.Array:
         if layer in with_attention:
-            return captured[f"blocks.{layer}.pattern"].mean(axis=1)
+            return captured[f"blocks.{layer}.pattern"].mean(axis=1)[:, skip:, skip:]
         return jnp.full((*tokens.shape, tokens.shape[1]), jnp.nan)
 
     def value_norms(layer: int) -> jax.Array:
         if layer in with_attention:
-            return metrics.value_output_norms(captured[f"blocks.{layer}.v"], _output_matrix(model, params, layer))
+            v = captured[f"blocks.{layer}.v"][:, skip:]
+            return metrics.value_output_norms(v, _output_matrix(model, params, layer))
         return jnp.full(tokens.shape, jnp.nan)
 
     def resid_norms(layer: int) -> jax.Array:
-        return metrics.residual_norms(captured[f"blocks.{layer}.resid_post"])
+        return metrics.residual_norms(captured[f"blocks.{layer}.resid_post"][:, skip:])
 
     per_layer = {"attention": attention, "value_norm": value_norms, "resid_norm": resid_norms}
     return {"example_tokens": tokens, "example_triggers": task.is_trigger(tokens)} | {

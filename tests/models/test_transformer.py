@@ -19,6 +19,12 @@ CONFIGS = {
     "linear MLP": TransformerConfig(d_model=8, d_mlp=5, mlp="linear"),
     "no norm": TransformerConfig(d_model=8, normalise=False),
     "one-hot": TransformerConfig(d_model=V + T, one_hot=True, normalise=False),
+    "sinusoidal": TransformerConfig(d_model=8, positions="sinusoidal"),
+    "no positions": TransformerConfig(d_model=8, positions="none"),
+    "rope": TransformerConfig(n_heads=2, d_model=8, positions="rope"),
+    "alibi": TransformerConfig(n_heads=2, d_model=8, positions="alibi"),
+    "t5": TransformerConfig(n_heads=2, d_model=8, positions="t5"),
+    "registers": TransformerConfig(n_layers=2, d_model=8, registers=2, positions="rope"),
     "parts left out": TransformerConfig(n_layers=2, d_model=8, layers_without_attention=(0,), layers_without_mlp=(1,)),
 }
 
@@ -47,7 +53,7 @@ def test_causal_by_gradient(config):
     """No logit depends on a later embedding: the gradient to it is exactly zero."""
     model = Transformer(V, T, config)
     params = init(model, jax.random.key(0))
-    if config.one_hot:
+    if "W_pos" not in params or config.one_hot:
         apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
         for query in range(T):
             changed = TOKENS.at[:, query + 1 :].set(0)
@@ -112,6 +118,9 @@ def test_float64():
         ({"n_layers": 0}, "n_layers must be at least 1"),
         ({"n_heads": 3, "d_model": 8}, "n_heads=3 must divide d_model=8"),
         ({"mlp": "gelu"}, "mlp must be 'relu' or 'linear'"),
+        ({"registers": -1}, "registers must be at least 0, but -1"),
+        ({"positions": "rotary"}, "positions must be one of learned, sinusoidal, none, rope, alibi, t5, but 'rotary'"),
+        ({"one_hot": True, "registers": 1}, "one_hot needs positions='learned' and registers=0"),
         ({"dtype": "bfloat16"}, "dtype must be 'float32' or 'float64'"),
         ({"layers_without_mlp": (1,)}, "layers_without_mlp must list blocks 0 to 0, but 1"),
     ],

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from oracles import positions as position_oracle
+
 
 def _norm(x, weights):
     mean = sum(x) / len(x)
@@ -15,12 +17,19 @@ def _attention(rows, block, config):
     """Causal attention of a list of [D] rows, head by head and query by query."""
     size = config.d_model // config.n_heads
     q, k, v = ([row @ block[name] for row in rows] for name in ("W_Q", "W_K", "W_V"))
+    if config.positions == "rope":
+        q, k = (_turned(x, config.n_heads, size) for x in (q, k))
     out = []
     for i in range(len(rows)):
         heads = []
         for h in range(config.n_heads):
             part = slice(h * size, (h + 1) * size)
             scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) for j in range(i + 1)]
+            if config.positions == "alibi":
+                slope = position_oracle.alibi_slopes(config.n_heads)[h]
+                scores = [s - slope * (i - j) for j, s in enumerate(scores)]
+            if config.positions == "t5":
+                scores = [s + block["t5"][position_oracle.t5_bucket(i - j, 32, 128)][h] for j, s in enumerate(scores)]
             if type(config.attention).__name__ == "ReLU":
                 weights = [max(s, 0.0) / (i + 1) for s in scores]
             else:
@@ -32,12 +41,27 @@ def _attention(rows, block, config):
     return out
 
 
+def _turned(rows, heads, size):
+    """Rows [D] whose heads are rotated by their position."""
+    whole = np.stack(rows).reshape(1, len(rows), heads, size)
+    turned = position_oracle.rope(whole, np.arange(len(rows))[None], 10000.0, "half")
+    return list(turned.reshape(len(rows), heads * size))
+
+
+def _position(params, config, position, longest):
+    if config.positions == "learned":
+        return params["W_pos"][position]
+    if config.positions == "sinusoidal":
+        return position_oracle.sinusoidal(longest, config.d_model)[position]
+    return 0.0
+
+
 def forward(params, tokens, config):
     """Logits [B, T, V] of a softmax or ReLU transformer from its parameters."""
     params = _float64(params)
     batch = []
     for sequence in tokens:
-        rows = []
+        rows = list(params["registers"]) if config.registers else []
         for position, token in enumerate(sequence):
             if config.one_hot:
                 vocabulary = params["W_U"].shape[1]
@@ -45,7 +69,7 @@ def forward(params, tokens, config):
                 row[token] += 1.0
                 row[vocabulary + position] += 1.0
             else:
-                row = params["W_E"][token] + params["W_pos"][position]
+                row = params["W_E"][token] + _position(params, config, position, len(sequence))
             rows.append(row)
         for layer in range(config.n_layers):
             block = params[f"blocks_{layer}"]
@@ -59,7 +83,7 @@ def forward(params, tokens, config):
                         hidden = np.array([max(h, 0.0) for h in hidden])
                     rows[i] = row + hidden @ block["W_out"]
         final = [_norm(r, params["ln_final"]) if config.normalise else r for r in rows]
-        batch.append([r @ params["W_U"] for r in final])
+        batch.append([r @ params["W_U"] for r in final[config.registers :]])
     return np.array(batch)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxsink import attention
-from jaxsink.attention import masked_softmax
+from jaxsink.attention import Trait, masked_softmax
 from theory import laws
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +179,88 @@ FAULTS = (
 )
 
 
+@dataclass(frozen=True)
+class Faulty(attention.Wrapper):
+    """A wrapper that changes the output by one function of it, x, and its inputs."""
+
+    function: Callable[..., jax.Array]
+    name = "faulty"
+    reads_x = True
+
+    def after(self, out: Any, inputs: attention.Inputs, aux: Any, params: Any) -> jax.Array:
+        return self.function(out, inputs.x.astype(out.dtype), inputs)
+
+
+def leaks_later_tokens(out, x, inputs):
+    return out * jax.nn.sigmoid(x.mean((1, 2), keepdims=True))[..., None]
+
+
+def adds_to_empty_rows(out, x, inputs):
+    return out + x.mean(2)[:, :, None, None]
+
+
+def reads_hidden_values(out, x, inputs):
+    return out + inputs.v.mean((1, 2, 3), keepdims=True)
+
+
+def depends_on_key_heads(out, x, inputs):
+    return out * (1.0 + 0.1 * inputs.k.shape[2])
+
+
+def prefers_its_last_key(out, x, inputs):
+    return out * jax.nn.sigmoid(inputs.k[:, -1:, :1, :1]).astype(out.dtype)
+
+
+def detached_gate(out, x, inputs):
+    return out * jax.nn.sigmoid(jax.lax.stop_gradient(x.mean(2)))[:, :, None, None]
+
+
+def gate_in_the_dtype_of_x(out, x, inputs):
+    return out * jnp.exp(4.0 * inputs.x.mean(2)).astype(out.dtype)[:, :, None, None]
+
+
+def overflows(out, x, inputs):
+    return out * jnp.tanh(jnp.exp(jnp.abs(inputs.q).max()) / jnp.exp(jnp.abs(inputs.q).max())).astype(out.dtype)
+
+
+@dataclass(frozen=True)
+class UndeclaredDifference(attention.Differential):
+    """Differential attention that declares the weights of softmax."""
+
+    @property
+    def properties(self):
+        return replace(SOFTMAX, has_total=False)
+
+
+@dataclass(frozen=True)
+class UncheckedKeyBias(attention.KeyBias):
+    """A key bias whose wrapper forgets to declare the null column."""
+
+    def changed(self, properties):
+        return properties
+
+
+def wrapped(function):
+    return attention.Wrapped(attention.Softmax(), (Faulty(function),))
+
+
+FAULTY_COMPOSITES = (
+    (wrapped(leaks_later_tokens), "causal"),
+    (wrapped(adds_to_empty_rows), "empty-rows"),
+    (wrapped(reads_hidden_values), "masked-is-deleted"),
+    (wrapped(depends_on_key_heads), "grouped-heads"),
+    (wrapped(prefers_its_last_key), "keys-permute"),
+    (wrapped(detached_gate), "gradients"),
+    (wrapped(gate_in_the_dtype_of_x), "dtypes"),
+    (wrapped(overflows), "finite"),
+    (UndeclaredDifference(), "row-mass"),
+    (UndeclaredDifference(), "non-negative"),
+    (attention.Wrapped(attention.Softmax(), (UncheckedKeyBias(),)), "shift"),
+    (attention.Wrapped(attention.Softmax(), (UncheckedKeyBias(),)), "row-mass"),
+    (attention.Wrapped(attention.Softmax(), (UncheckedKeyBias(),)), "empty-rows"),
+)
+
+
 def fault_name(value: Any) -> str:
     return (
         value if isinstance(value, str) else getattr(getattr(value, "function", None), "__name__", type(value).__name__)
@@ -198,6 +280,52 @@ def test_a_law_catches_its_fault(variant: Any, name: str) -> None:
     assert (outcome.law, outcome.status) == (name, "BROKEN")
     assert not outcome.finding.holds
     assert outcome.finding.used > 1.0
+
+
+@pytest.mark.parametrize(("variant", "name"), FAULTY_COMPOSITES)
+def test_a_law_catches_its_fault_in_a_composite(variant: Any, name: str) -> None:
+    with pytest.raises(laws.LawBroken, match=f"breaks the law {name}"):
+        BY_NAME[name].verify(variant, examples=6)
+
+
+def test_a_report_of_a_composite_says_which_laws_do_not_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    report = laws.check(attention.Wrapped(attention.Softmax(), (attention.ForgetGate(),)), examples=1)
+    assert report.broken == ()
+    idle = {name: outcome.text for name, outcome in report.items() if outcome.status == "not applicable"}
+    assert idle == {"keys-permute": "not where the variant reads the keys as the tokens of x, in their places"}
+    assert "reads the keys as the tokens of x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trait", "idle"),
+    [
+        (Trait.SAME_TOKENS, {"keys-permute"}),
+        (Trait.OWN_VALUE, {"masked-is-deleted", "keys-permute", "grouped-heads"}),
+        (Trait.ALL_TOKENS, {"causal"}),
+        (Trait.SLOT_VALUE, set()),
+        (Trait.SEVERAL_SCORES, set()),
+    ],
+)
+def test_a_trait_exempts_from_these_laws_and_no_others(trait: Trait, idle: set[str]) -> None:
+    assert {law.name for law in laws.LAWS if trait in law.unless} == idle
+
+
+def test_an_example_has_x_where_the_variant_reads_it_and_nested_parameters() -> None:
+    gate = attention.Wrapped(attention.SinkLogit(), (attention.PerTokenGate(),))
+    example = laws.draw(gate, laws.SHAPES[0], 1)
+    batch, queries, _, heads, *_ = laws.SHAPES[0]
+    assert example.x.shape == (batch, queries, 2 * heads)
+    assert set(example.params) == {"row_map", "per_token_gate"}
+    assert example.params["per_token_gate"]["w"].shape == (heads, 2)
+    assert {"q", "k", "v", "params", "x"} == set(example.gradients(np.ones_like(example.q)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(example.wide().moving)} == {np.dtype(np.float64)}
+    assert laws.draw(attention.Softmax(), laws.SHAPES[0], 1).x is None
+
+
+def test_keys_are_as_many_as_queries_where_they_are_the_same_tokens() -> None:
+    tied = attention.Wrapped(attention.Softmax(), (attention.ForgetGate(),))
+    assert all(queries == keys for _, queries, keys, *_ in laws.shapes(tied))
+    assert laws.shapes(attention.Softmax()) == laws.SHAPES
 
 
 def test_a_report_names_the_broken_law_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,17 +488,17 @@ def test_parametrized_tests_fail_where_the_variant_does(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (attention.Softmax, "softmax", object()):
-        with pytest.raises(ValueError, match="variant must be a row map instance"):
+        with pytest.raises(ValueError, match="variant must be an instance of a row map or composite"):
             laws.check(wrong)
-        with pytest.raises(ValueError, match="variant must be a row map instance"):
+        with pytest.raises(ValueError, match="variant must be an instance of a row map or composite"):
             laws.parametrize([wrong])
-        with pytest.raises(ValueError, match="variant must be a row map instance"):
+        with pytest.raises(ValueError, match="variant must be an instance of a row map or composite"):
             laws.LAWS[0].verify(wrong)
     with pytest.raises(ValueError, match="examples must be at least 1, but is 0"):
         laws.check(attention.Softmax(), examples=0)
     with pytest.raises(ValueError, match="examples must be at least 1, but is 0"):
         laws.LAWS[0].verify(attention.Softmax(), examples=0)
-    with pytest.raises(ValueError, match="variants must hold at least one row map"):
+    with pytest.raises(ValueError, match="variants must hold at least one variant"):
         laws.parametrize([])
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(ImportError, match=r"laws\.parametrize needs pytest"):

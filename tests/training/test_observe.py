@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxsink.attention import Differential
 from jaxsink.models import Transformer, TransformerConfig, init
-from jaxsink.probing import run
+from jaxsink.probing import edit, run
 from jaxsink.tasks import BigramBackcopy, dirichlet
 from jaxsink.training.observe import ablations, examples, observe
 
@@ -14,6 +15,7 @@ CHAIN = dirichlet(6, 0.7, 1)
 MODELS = {
     "two layers": TransformerConfig(n_layers=2, n_heads=2, d_model=8),
     "first block without attention": TransformerConfig(n_layers=2, d_model=8, layers_without_attention=(0,)),
+    "registers": TransformerConfig(n_layers=2, n_heads=2, d_model=8, registers=2, positions="alibi"),
     "second block without MLP": TransformerConfig(n_layers=2, d_model=8, layers_without_mlp=(1,)),
 }
 TASKS = {
@@ -61,6 +63,8 @@ SITES = ("attn_scores", "pattern", "v", "resid_post")
 def by_hand(model, task, params, tokens, layer, captured):
     """Measurements of one block with attention, from what was captured there."""
     scores, pattern, v, resid = (np.asarray(captured[f"blocks.{layer}.{s}"], np.float64) for s in SITES)
+    skip = model.config.registers
+    scores, pattern, v, resid = scores[:, :, skip:, skip:], pattern[:, :, skip:, skip:], v[:, skip:], resid[:, skip:]
     heads, tokens = range(model.config.n_heads), np.asarray(tokens)
     copies, dormant = positions(task, tokens)
     late = [(b, i) for b, i in dormant if i >= 2]
@@ -93,6 +97,8 @@ def by_hand(model, task, params, tokens, layer, captured):
         "value_ratio": np.mean(
             [values[b, 0] / np.median([values[b, i] for c, i in ordinary if c == b]) for b in range(B)]
         ),
+        "sink_share": np.mean([pattern[b, n, i, 0] / pattern[b, n, i].sum() for b, i in dormant for n in heads]),
+        "row_mass": np.mean([pattern[b, n, i].sum() for b, i in dormant for n in heads]),
         "resid_norm_start": norms[:, 0].mean(),
         "resid_norm_other": norms[:, 1:].mean(),
         "resid_norm_content": np.mean([norms[b, i] for b, i in ordinary if tokens[b][i] == frequent]),
@@ -109,6 +115,7 @@ RESIDUAL = {"resid_norm_start", "resid_norm_other", "resid_norm_content", "peak_
         ("two layers", "two starts"),
         ("first block without attention", "noisy copies"),
         ("second block without MLP", "one start"),
+        ("registers", "one start"),
     ],
 )
 def test_measurements_are_those_of_the_loops(config, task):
@@ -134,6 +141,19 @@ def test_measurements_are_those_of_the_loops(config, task):
         for name, value in expected.items():
             assert found[name].shape == (2, *np.shape(value))
             np.testing.assert_allclose(found[name][layer], value, **TOLERANCE, err_msg=name)
+
+
+def test_an_operator_has_a_pattern_and_no_scores():
+    task = TASKS["one start"]
+    model, params, tokens = built(TransformerConfig(n_heads=2, d_model=8, attention=Differential()), task)
+    found = jax.device_get(jax.jit(lambda p, t: observe(model, task, p, t))(params, tokens))
+    pattern = run(model, params, tokens, capture=["blocks.0.pattern"])[1]["blocks.0.pattern"]
+    _, dormant = positions(task, np.asarray(tokens))
+    mass = np.mean([np.asarray(pattern, np.float64)[b, :, i].sum(-1).mean() for b, i in dormant])
+    np.testing.assert_allclose(found["row_mass"][0], mass, **TOLERANCE)
+    assert np.isnan(found["dlogit"]).all()
+    with pytest.raises(ValueError, match="tap must return the pattern of Differential as it is"):
+        run(model, params, tokens, edits={"blocks.0.pattern": edit(0.0)})
 
 
 def test_without_any_attention_the_network_is_still_measured():

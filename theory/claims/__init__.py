@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from theory.claim import Claim
-from theory.claims import bb, bb_theory, nx_i, nx_n, nx_p, nx_r, rp, th1, th2, th3, th4, th6
+from theory.claims import bb, bb_theory, nx_i, nx_n, nx_p, nx_r, oq6, rp, th1, th2, th3, th4, th6
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
 BUILT_IN: tuple[Claim, ...] = (
@@ -24,6 +24,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *bb.CLAIMS,
     *rp.CLAIMS,
     *bb_theory.CLAIMS,
+    *oq6.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
 

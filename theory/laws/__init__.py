@@ -1,4 +1,4 @@
-"""Laws of attention variants: what must be true of any row map, given what it declares.
+"""Laws of attention variants: what must be true of any row map or composite, given what it declares.
 
 `check` tries all of them on a variant and prints a table; `parametrize` makes a pytest test of each.
 
@@ -17,6 +17,7 @@ from theory.laws.check import parametrize as parametrize
 from theory.laws.example import SHAPES as SHAPES
 from theory.laws.example import Example as Example
 from theory.laws.example import draw as draw
+from theory.laws.example import shapes as shapes
 from theory.laws.finding import F32 as F32
 from theory.laws.finding import Finding as Finding
 from theory.laws.finding import close as close

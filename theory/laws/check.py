@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxsink.attention import RowMap
+from jaxsink.attention import Variant
 from jaxsink.attention.checks import check_variant
 from theory.laws.declared import LAWS as _DECLARED
 from theory.laws.law import Law, LawBroken, Outcome, variant_name
@@ -63,7 +63,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _outcome(law: Law, variant: RowMap, examples: int, seed: int) -> Outcome:
+def _outcome(law: Law, variant: Variant, examples: int, seed: int) -> Outcome:
     try:
         return law.verify(variant, examples=examples, seed=seed)
     except LawBroken as broken:
@@ -72,13 +72,13 @@ def _outcome(law: Law, variant: RowMap, examples: int, seed: int) -> Outcome:
         return Outcome(law.name, "BROKEN", None, _first_line(error))
 
 
-def check(variant: RowMap, *, examples: int = 5, seed: int = 0, laws: Sequence[Law] = LAWS) -> Report:
+def check(variant: Variant, *, examples: int = 5, seed: int = 0, laws: Sequence[Law] = LAWS) -> Report:
     """Try the laws on a variant, and print a table of what came of them.
 
     The time goes into compilation: a few seconds for a new variant, little more for more examples.
 
     Args:
-        variant: any row map, best a frozen dataclass.
+        variant: any row map or composite, best a frozen dataclass.
         examples: number of random inputs per law.
         seed: the inputs depend on it and on nothing else.
         laws: the laws to try.
@@ -88,7 +88,7 @@ def check(variant: RowMap, *, examples: int = 5, seed: int = 0, laws: Sequence[L
         variant raises an error in it.
 
     Raises:
-        ValueError: the variant is no row map, or there is no example.
+        ValueError: the variant is neither row map nor composite, or there is no example.
     """
     check_variant(variant)
     if examples < 1:
@@ -109,7 +109,7 @@ def check(variant: RowMap, *, examples: int = 5, seed: int = 0, laws: Sequence[L
     return Report(name, outcomes)
 
 
-def parametrize(variants: Iterable[RowMap], *, laws: Sequence[Law] = LAWS) -> pytest.MarkDecorator:
+def parametrize(variants: Iterable[Variant], *, laws: Sequence[Law] = LAWS) -> pytest.MarkDecorator:
     """A decorator that makes one test of each law and variant, for a test function of `law` and `variant`.
 
         @laws.parametrize([MyVariant(), MyVariant(temperature=2.0)])
@@ -119,14 +119,14 @@ def parametrize(variants: Iterable[RowMap], *, laws: Sequence[Law] = LAWS) -> py
     Laws that do not apply to what a variant declares make no test.
 
     Args:
-        variants: row maps.
+        variants: row maps and composites.
         laws: the laws to try.
 
     Returns:
         A pytest mark.
 
     Raises:
-        ValueError: one of the variants is no row map, or there is none.
+        ValueError: one of the variants is neither row map nor composite, or there is none.
         ImportError: pytest is not installed.
     """
     try:
@@ -139,13 +139,13 @@ def parametrize(variants: Iterable[RowMap], *, laws: Sequence[Law] = LAWS) -> py
     for variant in chosen:
         check_variant(variant)
     if not chosen:
-        raise ValueError("variants must hold at least one row map, but is empty; without any nothing would be tested")
+        raise ValueError("variants must hold at least one variant, but is empty; without any nothing would be tested")
     return pytest.mark.parametrize(
         ("law", "variant"),
         [
             pytest.param(law, variant, id=f"{law.name}-{variant_name(variant)}")
             for variant in chosen
             for law in laws
-            if law.applies(variant.properties)
+            if law.objection(variant) is None
         ],
     )

@@ -13,19 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsink.attention import AttentionDims, RowMap, attend, attend_with_aux
+from jaxsink.attention import AttentionDims, Composite, Trait, Variant, attend, attend_with_aux
 
 Inputs = dict[str, Any]
 # (B, T, S, N, K, H), few of them because each new shape is compiled: grouped heads in a square, and decoding, where
 # the queries stand on the last keys and share one key head.
-SHAPES = ((2, 4, 4, 4, 2, 3), (1, 3, 6, 2, 1, 4))
-DIFFERENTIABLE = ("q", "k", "v", "params")
+SHAPES = ((2, 4, 4, 4, 2, 6), (1, 3, 6, 2, 1, 4))
 
 
-def evaluate(variant: RowMap, inputs: Inputs) -> dict[str, jax.Array]:
+def traits(variant: Variant) -> frozenset[Trait]:
+    """What a composite declares besides its properties; nothing for a row map."""
+    return variant.traits if isinstance(variant, Composite) else frozenset()
+
+
+def shapes(variant: Variant) -> tuple[tuple[int, ...], ...]:
+    """`SHAPES`, with as many keys as queries where the variant reads both as the same tokens."""
+    if Trait.SAME_TOKENS in traits(variant):
+        return tuple((batch, queries, queries, *rest) for batch, queries, _, *rest in SHAPES)
+    return SHAPES
+
+
+def evaluate(variant: Variant, inputs: Inputs) -> dict[str, jax.Array]:
     """Output `out` and everything of `Aux` that the variant defines, by name; `inputs` are arguments of `attend`."""
+    scores = () if Trait.SEVERAL_SCORES in traits(variant) else ("scores",)
     totals = ("lse", "null_mass") if variant.properties.has_total else ()
-    want = ("weights", "scores", "row_mass", "received", *totals)
+    want = ("weights", "row_mass", "received", *scores, *totals)
     out, aux = attend_with_aux(variant=variant, want=want, **inputs)
     return {"out": out} | {name: getattr(aux, name) for name in want}
 
@@ -33,7 +45,7 @@ def evaluate(variant: RowMap, inputs: Inputs) -> dict[str, jax.Array]:
 class _Static:
     """A variant as a static argument of jit: by value where it can be hashed, else by identity."""
 
-    def __init__(self, variant: RowMap) -> None:
+    def __init__(self, variant: Variant) -> None:
         self.variant = variant
         try:
             self._key: Any = hash(variant)
@@ -71,7 +83,8 @@ def _differentiate(static: _Static, inputs: Inputs, cotangent: jax.Array) -> tup
         out = attend(variant=static.variant, **(inputs | moving))
         return jnp.sum(out * cotangent), out
 
-    gradients, out = jax.grad(loss, has_aux=True)({name: inputs[name] for name in DIFFERENTIABLE})
+    moving = {name: inputs[name] for name in ("q", "k", "v", "params", "x") if name in inputs}
+    gradients, out = jax.grad(loss, has_aux=True)(moving)
     return out, gradients
 
 
@@ -80,33 +93,44 @@ class Example:
     """One call of `attend` with a variant; every query sees at least one key, unless a law hides more.
 
     Attributes:
-        variant: the row map.
+        variant: the row map or composite.
         q: queries [B, T, N, H], float32 as drawn.
         k: keys [B, S, K, H].
         v: values [B, S, K, H].
-        params: parameters of the variant, normal of standard deviation one in the shapes of its `init`.
+        x: what the queries were projected from [B, T, D] with D = 2 N, for a variant that reads it; else None.
+        params: parameters of the variant, normal of standard deviation one in the shapes of its `init`, a dict of
+            arrays or of such dicts.
         visible: bool [B, 1, T, S].
         offset: position of the first query.
         rng: source of whatever a law draws besides.
     """
 
-    variant: RowMap
+    variant: Variant
     q: NDArray[Any]
     k: NDArray[Any]
     v: NDArray[Any]
-    params: Mapping[str, NDArray[Any]]
+    x: NDArray[Any] | None
+    params: Mapping[str, Any]
     visible: NDArray[np.bool_]
     offset: int
     rng: np.random.Generator
 
     @property
+    def traits(self) -> frozenset[Trait]:
+        """What the variant declares besides its properties."""
+        return traits(self.variant)
+
+    @property
+    def moving(self) -> Inputs:
+        """Whatever the output may be differentiated by: q, k, v, params, and x where there is one."""
+        arrays = {"q": self.q, "k": self.k, "v": self.v, "params": dict(self.params)}
+        return arrays if self.x is None else arrays | {"x": self.x}
+
+    @property
     def inputs(self) -> Inputs:
         """The arguments of `attend` besides the variant."""
         return {
-            "q": self.q,
-            "k": self.k,
-            "v": self.v,
-            "params": dict(self.params),
+            **self.moving,
             "mask": self.visible,
             "query_offset": np.int32(self.offset),
             # Always there, so that the laws about shifted scores need no compilation of their own.
@@ -132,7 +156,7 @@ class Example:
         return jax.tree.map(np.asarray, _evaluate_each(_Static(self.variant), stacked))
 
     def gradients(self, cotangent: NDArray[Any]) -> Inputs:
-        """Gradients of sum(output * cotangent) by q, k, v and params, compiled.
+        """Gradients of sum(output * cotangent) by whatever is moving, compiled.
 
         Args:
             cotangent: [B, T, N, H].
@@ -160,26 +184,26 @@ class Example:
         return self.rng.normal(size=self.q.shape).astype(np.float32)
 
     def cast(self, dtype: Any) -> Example:
-        """The same with q, k and v in another dtype."""
-        return replace(self, q=self.q.astype(dtype), k=self.k.astype(dtype), v=self.v.astype(dtype))
+        """The same with q, k, v and x in another dtype."""
+        x = None if self.x is None else self.x.astype(dtype)
+        return replace(self, q=self.q.astype(dtype), k=self.k.astype(dtype), v=self.v.astype(dtype), x=x)
 
     def wide(self) -> Example:
         """The same in float64 throughout, parameters included."""
-        params = {name: value.astype(np.float64) for name, value in self.params.items()}
+        params = jax.tree.map(lambda value: value.astype(np.float64), dict(self.params))
         return replace(self.cast(np.float64), params=params)
 
 
-def parameter_shapes(variant: RowMap, dims: AttentionDims) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the variant initialises."""
-    fresh = jax.eval_shape(lambda: variant.init(jax.random.key(0), dims))
-    return {name: tuple(value.shape) for name, value in fresh.items()}
+def parameter_shapes(variant: Variant, dims: AttentionDims) -> Any:
+    """What the variant initialises, with shapes and dtypes in the places of arrays."""
+    return jax.eval_shape(lambda: variant.init(jax.random.key(0), dims))
 
 
-def draw(variant: RowMap, shape: tuple[int, ...], seed: int | tuple[int, ...]) -> Example:
+def draw(variant: Variant, shape: tuple[int, ...], seed: int | tuple[int, ...]) -> Example:
     """A random example.
 
     Args:
-        variant: the row map.
+        variant: the row map or composite.
         shape: (B, T, S, N, K, H).
         seed: whole numbers that the draw depends on.
 
@@ -194,13 +218,15 @@ def draw(variant: RowMap, shape: tuple[int, ...], seed: int | tuple[int, ...]) -
 
     visible = rng.random((batch, 1, queries, keys)) < 0.6
     visible[..., 0] |= ~visible.any(-1)
-    shapes = parameter_shapes(variant, AttentionDims(heads, key_heads, size))
+    width = 2 * heads if isinstance(variant, Composite) and variant.needs_x else None
+    fresh = parameter_shapes(variant, AttentionDims(heads, key_heads, size, model_size=width))
     return Example(
         variant=variant,
         q=np.float32(2.0) * normal(batch, queries, heads, size),
         k=normal(batch, keys, key_heads, size),
         v=normal(batch, keys, key_heads, size),
-        params={name: normal(*axes) for name, axes in shapes.items()},
+        params=jax.tree.map(lambda leaf: normal(*leaf.shape), fresh),
+        x=None if width is None else normal(batch, queries, width),
         visible=visible,
         offset=keys - queries,
         rng=rng,

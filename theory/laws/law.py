@@ -1,4 +1,4 @@
-"""What a law is: a statement about row maps that follows from what they declare, and how it is examined."""
+"""What a law is: a statement about variants that follows from what they declare, and how it is examined."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxsink.attention import Properties, RowMap
+from jaxsink.attention import Properties, Trait, Variant
 from jaxsink.attention.checks import check_variant
-from theory.laws.example import SHAPES, Example, draw
+from theory.laws.example import Example, draw, shapes, traits
 from theory.laws.finding import Finding
 
 Status = Literal["holds", "BROKEN", "not applicable"]
@@ -40,21 +40,22 @@ class LawBroken(AssertionError):
         self.outcome = outcome
 
 
-def variant_name(variant: RowMap) -> str:
+def variant_name(variant: Variant) -> str:
     """The variant in words: with its fields if it is a dataclass, else its class."""
     return repr(variant) if dataclasses.is_dataclass(variant) else type(variant).__name__
 
 
 @dataclass(frozen=True)
 class Law:
-    """A statement about every row map that declares certain properties.
+    """A statement about every variant that declares certain properties.
 
     Attributes:
         name: a few words joined with hyphens.
         statement: one sentence.
         examine: what the law finds in one example.
-        applies: whether the law says anything about a map that declares these properties.
-        needs: what a map must declare for it, in words.
+        applies: whether the law says anything about a variant that declares these properties.
+        needs: what a variant must declare for it, in words.
+        unless: traits of composites of which the law does not speak.
     """
 
     name: str
@@ -62,12 +63,20 @@ class Law:
     examine: Callable[[Example], Iterable[Finding]]
     applies: Callable[[Properties], bool] = lambda properties: True
     needs: str = "nothing"
+    unless: frozenset[Trait] = frozenset()
 
-    def verify(self, variant: RowMap, *, examples: int = 5, seed: int = 0) -> Outcome:
+    def objection(self, variant: Variant) -> str | None:
+        """Why the law says nothing about a variant, or None if it does."""
+        if not self.applies(variant.properties):
+            return f"only where the variant declares {self.needs}"
+        exempt = sorted(trait.value for trait in self.unless & traits(variant))
+        return f"not where the variant {' and '.join(exempt)}" if exempt else None
+
+    def verify(self, variant: Variant, *, examples: int = 5, seed: int = 0) -> Outcome:
         """Examine the law on random inputs.
 
         Args:
-            variant: any row map.
+            variant: any row map or composite.
             examples: number of inputs; their shapes take turns, so that two see every shape.
             seed: the inputs depend on it and on nothing else.
 
@@ -76,16 +85,18 @@ class Law:
 
         Raises:
             LawBroken: in one of the examples the variant breaks the law.
-            ValueError: the variant is no row map, or there is no example.
+            ValueError: the variant is neither row map nor composite, or there is no example.
         """
         check_variant(variant)
         if examples < 1:
             raise ValueError(f"examples must be at least 1, but is {examples}; a law that is not tried never holds")
-        if not self.applies(variant.properties):
-            return Outcome(self.name, "not applicable", None, f"only where the variant declares {self.needs}")
+        objection = self.objection(variant)
+        if objection is not None:
+            return Outcome(self.name, "not applicable", None, objection)
         tightest: Finding | None = None
         for index in range(examples):
-            for finding in self.examine(draw(variant, SHAPES[index % len(SHAPES)], (seed, index))):
+            shape = shapes(variant)[index % len(shapes(variant))]
+            for finding in self.examine(draw(variant, shape, (seed, index))):
                 if not finding.holds:
                     raise LawBroken(
                         f"{variant_name(variant)} breaks the law {self.name}: {finding} "

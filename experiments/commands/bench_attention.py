@@ -1,0 +1,315 @@
+"""`jaxsink bench attention`: seconds and memory of the backends, each case in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments.commands.bench import REPEATS, median_seconds
+from experiments.commands.variants import Arguments, Sizes, chosen, nearest
+from experiments.environment import environment
+from jaxsink.attention import BACKENDS, VARIANTS, Causal, attend
+
+# One of each streaming class that the chunked backend takes.
+DEFAULT = ("softmax", "sink-logit", "relu", "softpick", "elastic")
+PEER = "reference"
+STREAMED = "chunked"
+JAX = "jax.nn"  # jax.nn.dot_product_attention, which has softmax alone
+MIB = 2**20
+STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: of the forward pass, or of it and the gradients of all arrays."""
+
+    variant: str
+    backend: str
+    backward: bool
+    sizes: Sizes
+
+    @property
+    def passes(self) -> str:
+        """What is measured, in words."""
+        return "forward + backward" if self.backward else "forward"
+
+    @property
+    def words(self) -> str:
+        """The whole case in words."""
+        return f"{self.variant}, {self.passes}, {self.backend}, T {self.sizes.length}"
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes on two cores: a start, and REPEATS + 1 calls."""
+        products = self.sizes.batch * self.sizes.heads * self.sizes.head_size * self.sizes.length**2
+        return 4.0 + (REPEATS + 1) * (3.5 if self.backward else 1.0) * 1e-10 * products
+
+    def to(self, backend: str) -> Case:
+        """The same of another backend."""
+        return replace(self, backend=backend)
+
+
+class Measured(NamedTuple):
+    """What came out: median seconds; bytes of XLA's temporary buffers, if it says so; bytes at the peak."""
+
+    seconds: float
+    temporary: int | None
+    peak: int
+
+
+class Idle(NamedTuple):
+    """A process that has imported everything and computed nothing: where it ran, and bytes at its peak."""
+
+    environment: Mapping[str, Any]
+    peak: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why there is no number; `refused` if no other sizes and no other pass would help."""
+
+    reason: str
+    refused: bool = False
+
+
+Rows = dict[Case, Measured | Failed]
+
+
+# In a process of its own ----------------------------------------------------------------------------------------
+def _peak() -> int:
+    """Bytes at the peak of this process: of the device if it counts them, else of main memory."""
+    stats = jax.devices()[0].memory_stats()
+    if stats is not None:
+        return int(stats["peak_bytes_in_use"])
+    if sys.platform == "linux":
+        # ru_maxrss would not do: Linux starts it at the size of the process that started this one.
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return 1024 * int(found[1])
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def idle() -> Idle:
+    """Measure this process as it is."""
+    return Idle(environment(), _peak())
+
+
+def measure(case: Case) -> Measured:
+    """Measure one case in this process.
+
+    Raises:
+        ValueError: the backend does not take it.
+    """
+    variant = VARIANTS[case.variant].variant
+
+    def forward(a: Arguments) -> Array:
+        if case.backend == JAX:
+            return jax.nn.dot_product_attention(a.q, a.k, a.v, is_causal=True)
+        return attend(a.q, a.k, a.v, variant, params=a.params, x=a.x, mask=Causal(), backend=case.backend)
+
+    def backward(a: Arguments) -> tuple[Array, Arguments]:
+        # The output is its own cotangent, which XLA cannot simplify as it could a constant one.
+        return jax.value_and_grad(lambda a: 0.5 * jnp.sum(jnp.square(forward(a).astype(jnp.float32))))(a)
+
+    platform = jax.devices()[0].platform
+    if case.backend in BACKENDS and platform not in BACKENDS[case.backend].platforms:
+        raise ValueError(f"it does not run on {platform}")
+    arguments = jax.jit(lambda key: case.sizes.arguments(variant, key))(jax.random.key(0))
+    work = jax.jit(backward if case.backward else forward).lower(arguments).compile()
+    seconds = median_seconds(lambda: work(arguments))
+    analysis = work.memory_analysis()
+    return Measured(seconds, None if analysis is None else int(analysis.temp_size_in_bytes), _peak())
+
+
+def _answer(pipe: Connection, case: Case | None) -> None:
+    try:
+        pipe.send(idle() if case is None else measure(case))
+    except ValueError as error:
+        pipe.send(Failed(str(error), refused=True))
+    except jax.errors.JaxRuntimeError as error:  # mostly too little memory of the device
+        pipe.send(Failed(str(error).splitlines()[0]))
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process that is started now does not hear Ctrl-C: it would only print where it was."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def isolated(case: Case | None) -> Any:
+    """What `measure`, or `idle` for None, gives in a fresh process, or how that failed."""
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(its, case), daemon=True)
+    with _deaf():
+        process.start()
+    its.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        process.join()
+        return Failed(f"its process ended with code {process.exitcode}; -9 mostly means too little memory")
+    finally:
+        process.kill()
+        process.join()
+
+
+# All cases ------------------------------------------------------------------------------------------------------
+def cases(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: int | None) -> list[Case]:
+    """All cases; those that are compared with each other follow each other, as load comes and goes.
+
+    Raises:
+        ValueError: a variant or backend does not exist; the nearest is named.
+    """
+    for name in backends:
+        if name not in BACKENDS:
+            raise nearest("backend", name, BACKENDS, "jaxsink variants")
+    found = []
+    for variant in chosen(variants or DEFAULT):
+        peers = [*(backends or BACKENDS), *([JAX] if variant == "softmax" else [])]
+        found += [Case(variant, peer, backward, sizes) for backward in (False, True) for peer in peers]
+        lengths = () if long is None else (long // 4, long // 2, long)
+        for backward in (False, True):
+            found += [Case(variant, STREAMED, backward, replace(sizes, length=length)) for length in lengths]
+    return sorted(dict.fromkeys(found), key=lambda case: case.sizes.length != sizes.length)
+
+
+def _ratio(rows: Rows, case: Case, peer: Case) -> str:
+    mine, its = rows.get(case), rows.get(peer)
+    if isinstance(mine, Measured) and isinstance(its, Measured):
+        return f"{mine.seconds / its.seconds:.2f}"
+    return "-"
+
+
+def _table(rows: Rows, idle: Idle, sizes: Sizes) -> Table:
+    env = idle.environment
+    device = f"{os.cpu_count()} cores" if env["platform"] == "cpu" else env["device"]
+    table = Table(
+        title=f"{device} ({env['platform']}), jax {env['jax']}, {date.today():%d %B %Y}; causal, batch {sizes.batch}, "
+        f"{sizes.heads} heads of {sizes.head_size}, {sizes.dtype}; median of {REPEATS} after compilation",
+        caption=f"Memory in MiB. temporaries: what XLA allots to the compiled call. peak: of a process that does this "
+        f"alone, compilation and arguments included, less the {idle.peak / MIB:.0f} MiB of one that does nothing.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("variant", "class", "pass", "backend"):
+        table.add_column(name)
+    for name in ("T", "seconds", f"over {PEER}", f"over {JAX}", "temporaries", "peak"):
+        table.add_column(name, justify="right")
+    before: tuple[Any, ...] = ()
+    for case, found in rows.items():
+        group = case.variant, case.backward, case.sizes == sizes
+        if before and before != group:
+            table.add_section()
+        before = group
+        kind = VARIANTS[case.variant].variant.properties.streaming.value
+        cells = [case.variant, kind, case.passes, case.backend, str(case.sizes.length)]
+        if isinstance(found, Measured):
+            cells += [f"{found.seconds:.3g}", _ratio(rows, case, case.to(PEER)), _ratio(rows, case, case.to(JAX))]
+            cells += ["-" if found.temporary is None else f"{found.temporary / MIB:.1f}"]
+            cells += [f"{(found.peak - idle.peak) / MIB:.0f}"]
+        else:
+            cells += ["-"] * 5
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _growth(rows: Rows, idle: Idle) -> Iterator[str]:
+    """How memory grows where a length was measured together with its half."""
+    for case, found in rows.items():
+        half = rows.get(replace(case, sizes=replace(case.sizes, length=case.sizes.length // 2)))
+        if not (isinstance(found, Measured) and isinstance(half, Measured)):
+            continue
+        words = [f"peak {(found.peak - idle.peak) / (half.peak - idle.peak):.2f}" if half.peak > idle.peak else ""]
+        words += [f"temporaries {found.temporary / half.temporary:.2f}" if found.temporary and half.temporary else ""]
+        times = " and ".join(filter(None, words))
+        length = case.sizes.length
+        yield f"{case.variant}, {case.passes}, {case.backend}, T {length // 2} to {length}: {times} times"
+
+
+def bench(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: int | None, console: Console) -> int:
+    """Measure and print; Ctrl-C prints what there is.
+
+    Args:
+        variants: names in the catalogue, a few of different classes if empty.
+        backends: names in the table of backends, all if empty.
+        sizes: of every call.
+        long: length up to which the chunked backend alone is measured, too, or None.
+        console: where to print.
+
+    Returns:
+        Exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        ValueError: a variant or backend does not exist.
+    """
+    todo = cases(variants, backends, sizes, long)
+    total, done, start = sum(case.cost for case in todo), 0.0, time.monotonic()
+    columns = BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=3600.0,  # a case may last for minutes
+    )
+    rows: Rows = {}
+    # Only other processes touch the device: one that holds a GPU leaves the others too little memory.
+    still = isolated(None)
+    if isinstance(still, Failed):
+        raise ValueError(f"the device does not start: {still.reason}.")
+    refused: set[tuple[str, str]] = set()
+    stopped = False
+    try:
+        with bar:
+            task = bar.add_task("", total=total)
+            for case in todo:
+                bar.update(task, description=escape(case.words))
+                if not console.is_terminal:
+                    elapsed = time.monotonic() - start
+                    left = f", about {elapsed / done * (total - done):.0f} s left" if done else ""
+                    console.print(f"[{elapsed:5.0f} s{left}] {case.words}", markup=False)
+                pair = case.variant, case.backend
+                if pair not in refused:
+                    rows[case] = found = isolated(case)
+                    if isinstance(found, Failed) and found.refused:
+                        refused.add(pair)
+                done += case.cost
+                bar.advance(task, case.cost)
+    except KeyboardInterrupt:
+        stopped = True
+    console.print(_table(rows, still, sizes))
+    for case, found in rows.items():
+        if isinstance(found, Failed):
+            console.print(f"{case.words}: {found.reason}", markup=False)
+    for line in _growth(rows, still):
+        console.print(line, markup=False)
+    if stopped:
+        console.print(f"stopped after {len(rows)} of {len(todo)} cases", markup=False)
+    return STOPPED if stopped else 0

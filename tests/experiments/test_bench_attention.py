@@ -1,0 +1,169 @@
+"""`jaxsink bench attention`: which cases it measures, how, and what it prints."""
+
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from experiments.commands import bench_attention as command
+from experiments.commands.bench_attention import DEFAULT, MIB, STREAMED, Case, Failed, Idle, Measured, cases, measure
+from experiments.commands.variants import Sizes, support
+from experiments.environment import environment
+from jaxsink.attention import BACKENDS, VARIANTS
+
+TINY = Sizes(batch=1, length=8, heads=2, head_size=4)
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Any]], list[Case]]:
+    """Put a function in the place of other processes; the cases that it was asked for come in the list."""
+
+    def replaced(answer: Callable[[Case], Any]) -> list[Case]:
+        asked: list[Case] = []
+
+        def isolated(case: Case | None) -> Any:
+            if case is None:
+                return Idle(environment(), 100 * MIB)
+            asked.append(case)
+            return answer(case)
+
+        monkeypatch.setattr(command, "isolated", isolated)
+        return asked
+
+    return replaced
+
+
+def linear(case: Case) -> Measured:
+    """Seconds 1 for the reference, 1.5 for chunked, 0.5 for JAX; memory by the length."""
+    seconds = {"reference": 1.0, "chunked": 1.5}.get(case.backend, 0.5)
+    return Measured(seconds, case.sizes.length * MIB, (100 + 2 * case.sizes.length) * MIB)
+
+
+def cells(out: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+
+
+# Cases ----------------------------------------------------------------------------------------------------------
+def test_the_default_has_one_of_each_class_that_is_streamed() -> None:
+    one_of_each = {entry.variant.properties.streaming: entry.variant for entry in VARIANTS.values()}
+    streamed = {kind for kind, variant in one_of_each.items() if not support(variant, STREAMED).refusal}
+    chosen = [VARIANTS[name].variant.properties.streaming for name in DEFAULT]
+    assert set(chosen) == streamed
+    assert len(chosen) == len(streamed)
+
+
+def test_cases_that_are_compared_follow_each_other() -> None:
+    found = [(c.variant, c.backward, c.backend) for c in cases(["relu", "softmax"], [], TINY, None)]
+    relu = [("relu", backward, backend) for backward in (False, True) for backend in BACKENDS]
+    softmax = [("softmax", backward, backend) for backward in (False, True) for backend in [*BACKENDS, "jax.nn"]]
+    assert found == relu + softmax
+
+
+def test_long_cases_come_last_and_once() -> None:
+    found = cases(["relu"], ["reference"], TINY, 64)
+    assert [(c.backend, c.sizes.length) for c in found] == [("reference", 8)] * 2 + [
+        (STREAMED, length) for _ in range(2) for length in (16, 32, 64)
+    ]
+    assert len(cases(["relu"], [STREAMED], TINY, 32)) == 2 * 3  # a quarter of 32 is there already
+
+
+# Measuring ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("backend", [*BACKENDS, "jax.nn"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_case_is_measured(backend: str, dtype: str) -> None:
+    for backward in (False, True):
+        found = measure(Case("softmax", backend, backward, replace(TINY, dtype=dtype)))
+        assert found.seconds > 0.0
+        assert found.peak > 10 * MIB
+
+
+def test_a_variant_that_reads_x_is_measured() -> None:
+    assert measure(Case("g2-value-gate", STREAMED, True, TINY)).seconds > 0.0
+
+
+def test_temporaries_of_the_reference_hold_scores_and_those_of_chunked_do_not() -> None:
+    sizes = Sizes(batch=1, length=1024, heads=2, head_size=4)
+    scores = 4 * sizes.heads * sizes.length**2
+    taken = {b: measure(Case("softmax", b, True, sizes)).temporary for b in ("reference", STREAMED)}
+    assert taken[STREAMED] is not None
+    assert taken["reference"] is not None
+    assert taken["reference"] >= scores
+    # Two blocks of 256 x 512 scores for each head, a quarter of all scores, and the outputs.
+    assert taken[STREAMED] < scores
+
+
+def test_a_process_of_its_own_does_not_count_the_memory_of_this_one() -> None:
+    ballast = b"\1" * (800 * MIB)
+    idle = command.isolated(None)
+    assert isinstance(idle, Idle)
+    assert 10 * MIB < idle.peak < len(ballast)
+    assert idle.environment["platform"] == environment()["platform"]
+
+
+def test_a_refusal_comes_back_from_the_process() -> None:
+    found = command.isolated(Case("sparsemax", STREAMED, False, TINY))
+    assert isinstance(found, Failed)
+    assert found.refused
+    assert "needs whole rows" in found.reason
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Printing -------------------------------------------------------------------------------------------------------
+def test_the_table_has_ratios_and_memory(jaxsink: Any, pretend: Any) -> None:
+    asked = pretend(linear)
+    result = jaxsink("bench", "attention", "--length", "8", "--variants", "softmax,relu", "--long", "64")
+    assert jaxsink.code(result) == 0
+    rows = cells(result.stdout)
+    assert len(rows) == len(asked) == 2 * 5 + 2 * 6
+    assert rows[0] == ["softmax", "S", "forward", "chunked", "8", "1.5", "1.50", "3.00", "8.0", "16"]
+    assert rows[1] == ["softmax", "S", "forward", "reference", "8", "1", "1.00", "2.00", "8.0", "16"]
+    assert rows[2] == ["softmax", "S", "forward", "jax.nn", "8", "0.5", "0.50", "1.00", "8.0", "16"]
+    assert rows[6] == ["relu", "E", "forward", "chunked", "8", "1.5", "1.50", "-", "8.0", "16"]
+    assert "less the 100 MiB of one that does nothing" in result.stdout
+    assert f"jax {environment()['jax']}" in result.stdout
+    growing = "relu, forward + backward, chunked, T 32 to 64: peak 2.00 and temporaries 2.00 times"
+    assert growing in result.stdout
+    # Progress where there is no terminal: a line for each case, with the time left.
+    assert len(re.findall(r"^\[ +\d+ s(?:, about \d+ s left)?\] ", result.stdout, re.MULTILINE)) == len(asked)
+
+
+def test_what_is_refused_is_asked_for_once_and_said_once(jaxsink: Any, pretend: Any) -> None:
+    asked = pretend(lambda case: Failed("[why] not", refused=True) if case.backend == STREAMED else linear(case))
+    result = jaxsink("bench", "attention", "--length", "8", "--variants", "relu", "--long", "64")
+    assert jaxsink.code(result) == 0
+    assert [case.backend for case in asked] == [STREAMED, "reference", "reference"]
+    assert result.stdout.count("relu, forward, chunked, T 8: [why] not\n") == 1
+    assert cells(result.stdout)[0][5:] == ["-"] * 5
+
+
+def test_a_killed_process_is_a_line_and_the_rest_goes_on(jaxsink: Any, pretend: Any) -> None:
+    asked = pretend(lambda case: Failed("killed") if case.backend == "reference" else linear(case))
+    result = jaxsink("bench", "attention", "--length", "8", "--variants", "relu")
+    assert jaxsink.code(result) == 0
+    assert len(asked) == 4
+    assert result.stdout.count(": killed\n") == 2
+
+
+def test_ctrl_c_prints_what_there_is(jaxsink: Any, pretend: Any) -> None:
+    def interrupted(case: Case) -> Measured:
+        if case.backward:
+            raise KeyboardInterrupt
+        return linear(case)
+
+    pretend(interrupted)
+    result = jaxsink("bench", "attention", "--length", "8", "--variants", "relu")
+    assert jaxsink.code(result) == 130
+    assert len(cells(result.stdout)) == 2
+    assert "stopped after 2 of 4 cases" in result.stdout
+
+
+def test_unknown_names_bring_the_nearest(jaxsink: Any, pretend: Any) -> None:
+    asked = pretend(linear)
+    variant = jaxsink("bench", "attention", "--variants", "softmx")
+    jaxsink.assert_mistake(variant, "there is no variant 'softmx'; the nearest is 'softmax'", "jaxsink variants")
+    backend = jaxsink("bench", "attention", "--backend", "reference,chunk")
+    jaxsink.assert_mistake(backend, "there is no backend 'chunk'; the nearest is 'chunked'", "jaxsink variants")
+    assert asked == []
