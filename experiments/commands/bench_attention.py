@@ -61,7 +61,8 @@ class Case:
     def cost(self) -> float:
         """About how many seconds it takes on two cores: a start, and REPEATS + 1 calls."""
         products = self.sizes.batch * self.sizes.heads * self.sizes.head_size * self.sizes.length**2
-        return 4.0 + (REPEATS + 1) * (3.5 if self.backward else 1.0) * 1e-10 * products
+        call = products * (4e-11 if self.backend == STREAMED else 4e-10) * (3.0 if self.backward else 1.0)
+        return 4.0 + (REPEATS + 1) * call
 
     def to(self, backend: str) -> Case:
         """The same of another backend."""

@@ -41,7 +41,7 @@ def variant_survey(runs: Arms) -> Figure:
         raise ValueError("a survey needs at least one run, but there is none; make its evidence first.")
     names = list(each[0].manifest["variants"])
     baseline = _values(each, "baseline")
-    share = _values(each, "sink_share") / baseline
+    share = _values(each, "sink_strength") / baseline
     columns: tuple[tuple[str, Array, float | None, bool], ...] = (
         ("attention on <s>\nover even attention", share, SINK, False),
         ("value norm of <s>\nover that of others", _values(each, "value_ratio"), 1.0, False),

@@ -25,7 +25,17 @@ VERSION = 1
 # A run of a variant compiles for some three seconds, in the unit in which the other studies state their cost.
 _COMPILING = 3 * 8e10
 # What is kept of `observe`, each with an axis of layers or none.
-MEASURED = ("attn_start", "sink_share", "row_mass", "value_ratio", "peak_ratio", "backcopy", "bigram", "baseline")
+MEASURED = (
+    "attn_start",
+    "sink_strength",
+    "sink_share",
+    "row_mass",
+    "value_ratio",
+    "peak_ratio",
+    "backcopy",
+    "bigram",
+    "baseline",
+)
 
 Arrays = dict[str, np.ndarray]
 

@@ -14,6 +14,7 @@ from jaxsink.metrics.sink import row_mass as row_mass
 from jaxsink.metrics.sink import sink_logit_gap as sink_logit_gap
 from jaxsink.metrics.sink import sink_logit_gap_by_token as sink_logit_gap_by_token
 from jaxsink.metrics.sink import sink_share as sink_share
+from jaxsink.metrics.sink import sink_strength as sink_strength
 from jaxsink.metrics.sink import uniform_baseline as uniform_baseline
 from jaxsink.metrics.trajectories import LineFit as LineFit
 from jaxsink.metrics.trajectories import correlation as correlation

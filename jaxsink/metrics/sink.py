@@ -70,6 +70,31 @@ def sink_share(weights: ArrayLike, where: ArrayLike, key: int = 0) -> jax.Array:
     return attention_to_key(weights / jnp.where(total > 0.0, total, 1.0), where, key)
 
 
+def sink_strength(weights: ArrayLike, dormant: ArrayLike, active: ArrayLike, key: int = 0) -> jax.Array:
+    """Mean |weight| that dormant queries put on one key, over the mean size of the rows of active queries.
+
+    It is 1 where dormant rows put on the key what active rows put out in all. A head that is switched off at dormant
+    queries, with next to no weight on anything, has none, whatever share of that little is the key's; and a constant
+    factor of all weights, which the output matrix could take in, changes nothing.
+
+    Args:
+        weights: [B, N, T, S] attention weights (dimensionless), of any sign.
+        dormant: bool [B, T], queries at which the head has nothing to say.
+        active: bool [B, T], queries at which it has.
+        key: position of the key, a Python int.
+
+    Returns:
+        Scalar over all heads, NaN when `dormant` or `active` is empty or active rows are zero.
+
+    Raises:
+        ValueError: wrong rank, sizes that differ, a wrong dtype, or a key outside 0..S-1.
+
+    Source: this project; for softmax it is `attention_to_key`.
+    """
+    size = jnp.abs(floating("weights", weights))
+    return attention_to_key(size, dormant, key).mean() / row_mass(size, active).mean()
+
+
 def row_mass(weights: ArrayLike, where: ArrayLike) -> jax.Array:
     """Mean sum of the weights that the chosen queries put on real keys: 1 for softmax.
 

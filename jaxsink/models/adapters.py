@@ -49,8 +49,8 @@ def attention_fn(
         variant: a row map, or a composite that does not read x, which Flax does not pass on.
         params: parameters of the variant. They stay outside of the model: `LinenAttention` and `NNXAttention` make
             them parameters of it.
-        mask: structured, which Flax has no way to pass; joined with the mask that it passes. Where it holds arrays, such
-            as `Lengths`, their B is the product of the batch axes.
+        mask: structured, which Flax has no way to pass; joined with the mask that it passes. If it holds arrays, as
+            `Lengths` does, their B is the product of the batch axes.
         query_offset: position of the first query on the axis of the keys, which Flax does not pass either. Where T is
             not S it must be given (0 in cross-attention) if the mask or the variant reads positions, as ReLU does.
             With `decode=True` in Flax positions move from call to call: use `jaxsink.attention.decode` there.

@@ -29,6 +29,7 @@ ATTENTION_SCALARS = (
     "value_ratio",
     "sink_share",
     "row_mass",
+    "sink_strength",
 )
 
 
@@ -69,10 +70,11 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
     Returns:
       Arrays by name: scalars "backcopy", "bigram" (nats), "baseline" (Attn_<s> of uniform attention), and with a
       leading layer axis L, averaged over heads: "attn_start", "attn_start_trigger", "attn_prev_trigger" (weights),
-      "dlogit" [L], "dlogit_by_token" [L, V], "sink_logit_std", "other_logit_std", "sink_logit_mean" (logits),
-      "value_norm_start", "value_ratio" (of W_O v), "sink_share" (|weight| on <s> over that of the row) and "row_mass" at
-      dormant positions, "resid_norm_start", "resid_norm_other", "resid_norm_content" (the
-      most frequent character), "peak_ratio". A block without attention has NaN where attention is measured.
+      "sink_share", "row_mass" and "sink_strength" at dormant positions (see `metrics`), "dlogit" [L],
+      "dlogit_by_token" [L, V], "sink_logit_std", "other_logit_std", "sink_logit_mean" (logits), "value_norm_start",
+      "value_ratio" (of W_O v), "resid_norm_start", "resid_norm_other", "resid_norm_content" (the most frequent
+      character), "peak_ratio". A block without attention has NaN where attention is measured, and attention without
+      one matrix of scores has NaN where logits are.
     """
     layers = range(model.config.n_layers)
     with_attention = [i for i in layers if i not in model.config.layers_without_attention]
@@ -110,6 +112,7 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
             "value_ratio": metrics.value_ratio(values, ordinary),
             "sink_share": metrics.sink_share(pattern, dormant).mean(),
             "row_mass": metrics.row_mass(pattern, dormant).mean(),
+            "sink_strength": metrics.sink_strength(pattern, dormant, trigger),
         }
 
     def residual_of(layer: int) -> Measured:

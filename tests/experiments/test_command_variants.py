@@ -11,7 +11,7 @@ from experiments.commands import variants
 from experiments.commands.variants import Sizes, Support, show, support
 from jaxsink.attention import VARIANTS, Entry, Softmax, attend
 
-SOME = ("softmax", "sparsemax", "g2-value-gate", "differential")
+SOME = ("softmax", "sparsemax", "g2-value-gate")
 
 
 def printed(names: list[str], width: int, capsys: pytest.CaptureFixture[str]) -> str:

@@ -98,6 +98,8 @@ def by_hand(model, task, params, tokens, layer, captured):
             [values[b, 0] / np.median([values[b, i] for c, i in ordinary if c == b]) for b in range(B)]
         ),
         "sink_share": np.mean([pattern[b, n, i, 0] / pattern[b, n, i].sum() for b, i in dormant for n in heads]),
+        "sink_strength": np.mean([abs(pattern[b, n, i, 0]) for b, i in dormant for n in heads])
+        / np.mean([abs(pattern[b, n, i]).sum() for b, i in copies for n in heads]),
         "row_mass": np.mean([pattern[b, n, i].sum() for b, i in dormant for n in heads]),
         "resid_norm_start": norms[:, 0].mean(),
         "resid_norm_other": norms[:, 1:].mean(),

@@ -71,7 +71,8 @@ EXPECTED: Mapping[str, Expectation] = {
     "head-rms-norm": "open",
     "differential": "open",
 }
-# Multiples of what even attention gives <s> at which it counts as a sink. Even attention is 1.
+# A sink is more than this many times even attention on <s>, measured against what the head puts out where it is active
+# (`metrics.sink_strength`): by its share of the row alone, a head that is all but switched off would have one, too.
 SINK = 2.0
 
 _SURVEYS: Mapping[Tier, Survey] = {
@@ -99,7 +100,7 @@ def _by_expectation(a: Arms, name: str, expectation: Expectation) -> NDArray[np.
 
 def _has_sink(a: Arms, expectation: Expectation) -> NDArray[np.bool_]:
     # NaN, of a run that diverged, is no sink.
-    return _by_expectation(a, "sink_share", expectation) > SINK * _by_expectation(a, "baseline", expectation)
+    return _by_expectation(a, "sink_strength", expectation) > SINK * _by_expectation(a, "baseline", expectation)
 
 
 def _measures(keepers: Expectation, removers: Expectation) -> tuple[Measure, ...]:
