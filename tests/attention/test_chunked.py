@@ -180,7 +180,7 @@ def test_extreme_scores(scale: float) -> None:
 
 def test_what_it_cannot_do_is_said() -> None:
     q, k, v = _normal(B, T, N, H), _normal(B, S, K, H), _normal(B, S, K, H)
-    with pytest.raises(ValueError, match="Sparsemax has no total, .* so that it needs whole rows; use auto or"):
+    with pytest.raises(ValueError, match=r"Sparsemax has no total, .* so that it needs whole rows; use auto or"):
         attend(q, k, v, CATALOGUE["sparsemax"](), backend="chunked")
     with pytest.raises(ValueError, match="it never has the whole array of weights"):
         attend_with_aux(q, k, v, backend="chunked", want=("weights",))

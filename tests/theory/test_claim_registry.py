@@ -16,6 +16,7 @@ from theory import claims
 from theory.calculations import Calculation
 from theory.claim import TIERS, Status
 from theory.claims import BUILT_IN, all_claims, arms, select
+from theory.survey import Survey
 
 TRAINED = [*(f"BB{i}" for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)), "RP1", "RP2", "RP3"]
 IDS = [
@@ -27,6 +28,7 @@ IDS = [
     *(f"NX-I{i}" for i in range(1, 12)),
     *TRAINED,
     *("BB-T1", "BB-T2"),
+    "OQ6",
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 
@@ -153,8 +155,10 @@ def test_the_rates_of_sgd_are_those_their_names_say():
 
 def test_steps_fit_their_chunks():
     specs = [spec for claim in BUILT_IN for tier in TIERS for spec in claim.evidence[tier].values()]
-    runs = [spec for spec in specs if isinstance(spec, TrainConfig)]
-    assert all(isinstance(spec, Calculation) for spec in specs if spec not in runs)
+    surveys = [spec for spec in specs if isinstance(spec, Survey)]
+    trained = [spec for spec in specs if isinstance(spec, TrainConfig)]
+    assert all(isinstance(spec, Calculation) for spec in specs if spec not in [*surveys, *trained])
+    runs = trained + [run for survey in surveys for _, run in survey.runs()]
     assert all(spec.steps % spec.chunk_steps == 0 and isinstance(spec.model, TransformerConfig) for spec in runs)
 
 

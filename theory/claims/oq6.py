@@ -133,7 +133,7 @@ def _measures(keepers: Expectation, removers: Expectation) -> tuple[Measure, ...
 
 OQ6 = Claim(
     id="OQ6",
-    source="open question; the sources of each variant (jaxsink variants)",
+    source="open question; 2410.10781, tables 6 and 15, and the source of each variant (`jaxsink variants`)",
     statement=(
         "On Bigram-Backcopy the sink goes where a row need not put mass on a real key or a gate can close the head, at "
         "little risk, and stays where a row must add up to one."
