@@ -47,7 +47,7 @@ def variant_survey(runs: Arms) -> Figure:
         ("value norm of <s>\nover that of others", _values(each, "value_ratio"), 1.0, False),
         ("residual norm of <s>\nover that of others", _values(each, "peak_ratio"), 1.0, False),
         ("Backcopy excess risk\n(nats)", _values(each, "backcopy"), None, True),
-        ("Bigram excess risk\n(nats)", _values(each, "bigram"), None, True),
+        ("Bigram excess risk\n(nats)", _values(each, "bigram"), None, False),
     )
     groups = list(_GROUPS)
     middle = np.nan_to_num(np.median(share, axis=0), nan=-1.0)

@@ -141,7 +141,7 @@ OQ6 = Claim(
     kind="training",
     evidence={tier: {"survey": survey} for tier, survey in _SURVEYS.items()},
     measures={tier: _measures("keeps", "removes") for tier in _SURVEYS},
-    expected={"quick": "supported", "paper": "supported"},
+    expected={"quick": "refuted", "paper": "supported"},
     control=Control(
         "the expectations exchanged: variants said to keep the sink are asked to lose it, and the reverse",
         measures={tier: _measures("removes", "keeps") for tier in _SURVEYS},
