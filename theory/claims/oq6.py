@@ -114,13 +114,13 @@ def _measures(keepers: Expectation, removers: Expectation) -> tuple[Measure, ...
             f"share of the {keepers} variants with more than {SINK:g} times even attention on <s>",
             lambda a: float(_has_sink(a, keepers).mean()),
             "> 0.8",
-            (0.8, 1.0),
+            (0.8, math.inf),  # an interval may end above 1
         ),
         Measure(
             f"share of the {removers} variants with at most {SINK:g} times even attention on <s>",
             lambda a: float((~_has_sink(a, removers)).mean()),
             "> 0.8",
-            (0.8, 1.0),
+            (0.8, math.inf),  # an interval may end above 1
         ),
         Measure(
             f"median Backcopy risk of the {removers} variants above softmax's, nats",
