@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxsink.attention.call import Call
 from jaxsink.attention.masks import Mask, Tile, query_positions
-from jaxsink.attention.row_map import Params, RowContext, RowMap, StatisticMap
+from jaxsink.attention.row_map import OrderedMap, Params, RowContext, RowMap, StatisticMap, later_sums
 from jaxsink.attention.statistics import LogSumExp, RowStatistic, Statistic, Term
 
 # A GPU or TPU would round float32 factors to fewer bits.
@@ -108,11 +108,23 @@ class Plan:
             return (scores,)
         return self.variant.terms(scores, params) if isinstance(self.variant, StatisticMap) else ()
 
+    def handed_on(self, scores: Array, context: RowContext, params: Params) -> tuple[Array, ...]:
+        """What the keys of an ordered row map add up to for the keys before the block, ([B, N, t, 1],); else ()."""
+        if not isinstance(self.variant, OrderedMap):
+            return ()
+        return (jnp.sum(self.variant.handed_on(scores, context, params), axis=-1, keepdims=True),)
+
     def weights(self, scores: Array, known: tuple[Statistic, ...], context: RowContext, params: Params) -> Array:
-        """Weights [B, N, t, s] before any null column."""
+        """Weights [B, N, t, s] before any null column.
+
+        `known` are the statistics of the rows, or, of an ordered row map, what the blocks behind this one hand on.
+        """
         if self.variant.properties.has_total:
             # Hidden scores are 0, which may lie far above the statistic: they must not reach exp.
             weights = jnp.exp(jnp.where(context.visible, scores - known[0], 0.0))
+        elif isinstance(self.variant, OrderedMap):
+            after = known[0] + later_sums(self.variant.handed_on(scores, context, params))
+            weights = self.variant.weights_after(scores, after, context, params)
         elif isinstance(self.variant, StatisticMap):
             weights = self.variant.weights_given(scores, known, context, params)
         else:
@@ -206,7 +218,7 @@ def added_block(plan: Plan, array: Array, block: Array, i: Array, j: Array) -> A
 def visible_block(plan: Plan, fixed: Fixed, i: Array, j: Array) -> Array:
     """bool [B|1, N|1, t, s] of block (i, j); what lies behind the last query or key is hidden."""
     rows = i * plan.rows + jnp.arange(plan.rows, dtype=jnp.int32)
-    columns = j * plan.columns + jnp.arange(plan.columns, dtype=jnp.int32)
+    columns = columns_of(plan, j)
     inside = ((rows < plan.queries)[:, None] & (columns < plan.keys)[None, :])[None, None]
     if fixed.mask is None:
         return inside
@@ -240,10 +252,16 @@ def _structured(plan: Plan, mask: Mask, fixed: Fixed, i: Array, rows: Array, col
     return jnp.asarray(mask.visible(tile))[:, None]
 
 
-def context_of(plan: Plan, fixed: Fixed, visible: Array, i: Array) -> RowContext:
-    """What a row map may read of block row i."""
+def context_of(plan: Plan, fixed: Fixed, visible: Array, i: Array, columns: Array) -> RowContext:
+    """What a row map may read of block row i and the keys at `columns` [s]."""
     positions = jax.lax.dynamic_slice_in_dim(fixed.positions, i * plan.rows, plan.rows, axis=1)
-    return RowContext(visible, positions, plan.dims, None if fixed.counted is None else fixed.counted[i])
+    counted = None if fixed.counted is None else fixed.counted[i]
+    return RowContext(visible, positions, plan.dims, counted, columns)
+
+
+def columns_of(plan: Plan, j: Array) -> Array:
+    """int32 [s], the keys of block column j."""
+    return j * plan.columns + jnp.arange(plan.columns, dtype=jnp.int32)
 
 
 def part_of(plan: Plan, moving: Moving, i: Array, j: Array) -> Part:

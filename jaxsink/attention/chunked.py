@@ -1,6 +1,7 @@
 """The chunked backend: blocks of queries and keys, memory linear in T and S, forward and backward, on any platform.
 
-A row is read once if its variant has a total, and else once for its statistics and once for its output. The backward
+A row is read once if its variant has a total, and else once for its statistics and once for its output. A row map that
+goes through its keys in order is read once for what every block of keys hands on to the blocks before it. The backward
 pass computes every block anew, and differentiates it as it stands, with the statistics of its rows held fixed; what
 the statistics themselves pass on reaches the scores through `RowStatistic.share`.
 """
@@ -17,7 +18,7 @@ from jaxsink.attention import blocks
 from jaxsink.attention.blocks import Fixed, Moving, Part, Plan
 from jaxsink.attention.call import Aux, Call
 from jaxsink.attention.probes import entropy, null_entries, null_logits, x_log_x
-from jaxsink.attention.row_map import RowContext, StatisticMap
+from jaxsink.attention.row_map import OrderedMap, RowContext, StatisticMap, later_sums
 from jaxsink.attention.row_statistics import real_column_share
 from jaxsink.attention.statistics import Statistic
 
@@ -34,10 +35,9 @@ def refuses(call: Call) -> str | None:
     arrays = sorted(call.want & {"weights", "scores"})
     if arrays:
         return f"it never has the whole array of {' and '.join(arrays)}"
-    if not (properties.has_total or properties.elementwise or isinstance(call.variant, StatisticMap)):
-        return (
-            f"{type(call.variant).__name__} is of streaming class {properties.streaming.value}, which needs whole rows"
-        )
+    if not (properties.has_total or properties.elementwise or isinstance(call.variant, StatisticMap | OrderedMap)):
+        name = type(call.variant).__name__
+        return f"{name} has no total, is not elementwise and no StatisticMap or OrderedMap, so that it needs whole rows"
     return None
 
 
@@ -67,12 +67,28 @@ def run(call: Call) -> tuple[Array, Aux]:
             out = out * share[..., None]
         if call.want & {"lse", "null_mass", "total"}:
             found = {"lse": lse} | null_entries(call, context, lse)
-    if call.want & _PROBES:
-        found |= _probed(call, plan, moving, fixed, known, share)
-    if call.on_keys is not None:
+    groups = _groups(call)
+    if groups is not None or call.want & _PROBES:
+        found |= _probed(groups, plan, moving, fixed, known, share)
+    if call.on_keys is not None and isinstance(call.variant, OrderedMap):
+        # The weight on a key depends on those behind it, which a block of these keys alone has not.
+        found["on_keys"] = found["on_groups"][..., : call.on_keys.size]
+        found["on_groups"] = found["on_groups"][..., call.on_keys.size :]
+    elif call.on_keys is not None:
         found["on_keys"] = _on_keys(call.on_keys, plan, moving, fixed, known, share)
     aux = Aux(**{name: found[name] for name in call.want})
     return jnp.moveaxis(out, 1, 2).astype(call.v.dtype), aux
+
+
+def _groups(call: Call) -> Array | None:
+    """The groups of keys to look at, bool [B|1, G, S]; those of an ordered row map begin with each key of `on_keys`."""
+    if call.on_keys is None or not isinstance(call.variant, OrderedMap):
+        return call.on_groups
+    each = (call.on_keys[:, None] == jnp.arange(call.keys, dtype=jnp.int32)[None])[None]
+    if call.on_groups is None:
+        return each
+    each = jnp.broadcast_to(each, (call.on_groups.shape[0], *each.shape[1:]))
+    return jnp.concatenate([each, call.on_groups], axis=1)
 
 
 def known_shape(plan: Plan) -> tuple[int, int, int, int]:
@@ -181,21 +197,42 @@ def _two_sweeps(plan: Plan, moving: Moving, fixed: Fixed, i: Array) -> tuple[Arr
     if carries:
         carries = _over_columns(plan, fixed, i, reduce, carries)
     known = _finished(plan, carries)
+    behind = _behind(plan, moving, fixed, i)
 
     def add(out: Array, visible: Array, j: Array) -> Array:
         part = blocks.part_of(plan, moving, i, j)
-        return out + _block_output(plan, fixed, visible, i, part, known)
+        return out + _block_output(plan, fixed, visible, i, j, part, known + _at(behind, j))
 
     return _over_columns(plan, fixed, i, add, _no_output(plan, moving)), carries
 
 
-def _block_weights(plan: Plan, fixed: Fixed, visible: Array, i: Array, part: Part, known: Reduced) -> Array:
+def _behind(plan: Plan, moving: Moving, fixed: Fixed, i: Array) -> tuple[Array, ...]:
+    """What the blocks of keys behind each one hand on to block row i, ([nk, B, N, t, 1],) for an ordered row map."""
+    if not isinstance(plan.variant, OrderedMap):
+        return ()
+
+    def handed_on(j: Array) -> Array:
+        visible = blocks.visible_block(plan, fixed, i, j)
+        part = blocks.part_of(plan, moving, i, j)
+        context = blocks.context_of(plan, fixed, visible, i, blocks.columns_of(plan, j))
+        return plan.handed_on(blocks.scores_of(plan, part, visible), context, part.params)[0]
+
+    each = jax.lax.map(handed_on, _indices(plan.column_blocks))
+    return (jnp.moveaxis(later_sums(jnp.moveaxis(each, 0, -1)), -1, 0),)
+
+
+def _at(tree: Any, index: Array) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _block_weights(plan: Plan, fixed: Fixed, visible: Array, i: Array, columns: Array, part: Part, known: Any) -> Array:
     scores = blocks.scores_of(plan, part, visible)
-    return plan.weights(scores, known, blocks.context_of(plan, fixed, visible, i), part.params)
+    return plan.weights(scores, known, blocks.context_of(plan, fixed, visible, i, columns), part.params)
 
 
-def _block_output(plan: Plan, fixed: Fixed, visible: Array, i: Array, part: Part, known: Reduced) -> Array:
-    return blocks.values_of(plan, part, _block_weights(plan, fixed, visible, i, part, known))
+def _block_output(plan: Plan, fixed: Fixed, visible: Array, i: Array, j: Array, part: Part, known: Any) -> Array:
+    weights = _block_weights(plan, fixed, visible, i, blocks.columns_of(plan, j), part, known)
+    return blocks.values_of(plan, part, weights)
 
 
 # Backward -------------------------------------------------------------------------------------------------------
@@ -216,30 +253,34 @@ def _backward(
     zeros = _Gradients(*jax.tree.map(jnp.zeros_like, moving[1:]))
 
     def row(total: _Gradients, i: Array) -> tuple[_Gradients, Array]:
-        carry, d_o = jax.tree.map(lambda x: x[i], carries), d_out[i]
-        known = _finished(plan, carry)
-        d_stat = jax.tree.map(
-            jnp.add, jax.tree.map(lambda x: x[i], d_known), _through_weights(plan, moving, fixed, i, known, out[i], d_o)
-        )
+        carry, d_o = _at(carries, i), d_out[i]
+        known, behind = _finished(plan, carry), _behind(plan, moving, fixed, i)
+        d_stat = jax.tree.map(jnp.add, _at(d_known, i), _through_weights(plan, moving, fixed, i, known, out[i], d_o))
 
-        def value(part: Part, visible: Array) -> tuple[Array, Reduced]:
+        def value(part: Part, after: Any, visible: Array, j: Array) -> tuple[Array, Reduced, Any]:
             scores = blocks.scores_of(plan, part, visible)
-            context = blocks.context_of(plan, fixed, visible, i)
-            weights = plan.weights(scores, known, context, part.params)
+            context = blocks.context_of(plan, fixed, visible, i, blocks.columns_of(plan, j))
+            weights = plan.weights(scores, known + after, context, part.params)
             terms = plan.terms(scores, part.params)
             shares = tuple(s.share(term, visible, c) for s, term, c in zip(plan.statistics, terms, carry, strict=True))
-            return blocks.values_of(plan, part, weights), shares
+            return blocks.values_of(plan, part, weights), shares, plan.handed_on(scores, context, part.params)
 
-        def step(carried: tuple[Array, _Gradients], j: Array) -> tuple[tuple[Array, _Gradients], None]:
-            d_q, total = carried
+        def step(carried: tuple[Array, Any, _Gradients], j: Array) -> tuple[tuple[Array, Any, _Gradients], None]:
+            # What a block hands on reaches all blocks before it, whose part in that has been added up so far.
+            d_q, d_handed, total = carried
             part, visible = blocks.part_of(plan, moving, i, j), blocks.visible_block(plan, fixed, i, j)
 
-            def differentiate(part: Part) -> Part:
-                moved: Part = jax.vjp(lambda p: value(p, visible), part)[1]((d_o, d_stat))[0]
+            def differentiate(arguments: tuple[Part, Any]) -> tuple[Part, Any]:
+                pull = jax.vjp(lambda part, after: value(part, after, visible, j), *arguments)[1]
+                moved: tuple[Part, Any] = pull((d_o, d_stat, d_handed))
                 return moved
 
+            def nothing(arguments: tuple[Part, Any]) -> tuple[Part, Any]:
+                zero: tuple[Part, Any] = jax.tree.map(jnp.zeros_like, arguments)
+                return zero
+
             # Only what has the size of a block goes through the branch: XLA copies what a branch returns.
-            d = jax.lax.cond(jnp.any(visible), differentiate, lambda p: jax.tree.map(jnp.zeros_like, p), part)
+            d, d_after = jax.lax.cond(jnp.any(visible), differentiate, nothing, (part, _at(behind, j)))
             bias = None
             if total.bias is not None:
                 bias = blocks.added_block(plan, total.bias, d.bias, i, j)
@@ -250,10 +291,10 @@ def _backward(
                 params=jax.tree.map(jnp.add, total.params, d.params),
                 scale=total.scale + d.scale,
             )
-            return (d_q + d.q, total), None
+            return (d_q + d.q, jax.tree.map(jnp.add, d_handed, d_after), total), None
 
-        start = jnp.zeros_like(moving.q[i]), total
-        (d_q, total), _ = jax.lax.scan(step, start, _indices(plan.column_blocks))
+        start = jnp.zeros_like(moving.q[i]), jax.tree.map(lambda x: jnp.zeros_like(x[0]), behind), total
+        (d_q, _, total), _ = jax.lax.scan(step, start, _indices(plan.column_blocks))
         return total, d_q
 
     total, d_q = jax.lax.scan(row, zeros, _indices(plan.row_blocks))
@@ -270,7 +311,7 @@ def _through_weights(
 
     def body(total: Reduced, visible: Array, j: Array) -> Reduced:
         part = blocks.part_of(plan, moving, i, j)
-        pull = jax.vjp(lambda known: _block_output(plan, fixed, visible, i, part, known), known)[1]
+        pull = jax.vjp(lambda known: _block_output(plan, fixed, visible, i, j, part, known), known)[1]
         added: Reduced = jax.tree.map(jnp.add, total, pull(d_out)[0])
         return added
 
@@ -289,21 +330,20 @@ def _rows_of(plan: Plan, array: Array | None) -> Array | None:
 
 
 def _probed(
-    call: Call, plan: Plan, moving: Moving, fixed: Fixed, known: Reduced, share: Array | None
+    groups: Array | None, plan: Plan, moving: Moving, fixed: Fixed, known: Reduced, share: Array | None
 ) -> dict[str, Array]:
     """What one more sweep finds out about the weights. Blocks are computed anew for its derivative, too."""
     shares, size = _rows_of(plan, share), plan.columns
-    groups = call.on_groups
     if groups is not None:
         groups = jnp.broadcast_to(groups, (plan.batch, *groups.shape[1:])).astype(plan.dtype)
         groups = blocks.padded(groups, 2, plan.column_blocks * size) if plan.keys > 1 else groups
     zero = jnp.zeros(plan.row_shape()[:3], plan.dtype)
 
     @jax.checkpoint
-    def look(i: Array, j: Array) -> dict[str, Array]:
+    def look(i: Array, j: Array, after: Any) -> dict[str, Array]:
         visible = blocks.visible_block(plan, fixed, i, j)
         part = blocks.part_of(plan, moving, i, j)
-        weights = _block_weights(plan, fixed, visible, i, part, jax.tree.map(lambda x: x[i], known))
+        weights = _block_weights(plan, fixed, visible, i, blocks.columns_of(plan, j), part, _at(known, i) + after)
         if shares is not None:
             weights = weights * shares[i]
         sizes = jnp.abs(weights)
@@ -319,8 +359,10 @@ def _probed(
         return found
 
     def row(received: Array, i: Array) -> tuple[Array, dict[str, Array]]:
+        behind = jax.checkpoint(partial(_behind, plan, moving, fixed))(i)
+
         def step(sums: dict[str, Array], j: Array) -> tuple[dict[str, Array], Array]:
-            found = look(i, j)
+            found = look(i, j, _at(behind, j))
             here = found.pop("received")
             return jax.tree.map(jnp.add, sums, found), here
 
@@ -357,7 +399,7 @@ def _on_keys(keys: Array, plan: Plan, moving: Moving, fixed: Fixed, known: Reduc
             bias = jax.lax.dynamic_slice_in_dim(bias, 0 if bias.shape[2] == 1 else i * plan.rows, height, axis=2)
             bias = bias if bias.shape[3] == 1 else bias[..., keys]
         part = Part(moving.q[i], k, v, bias, moving.params, moving.scale)
-        weights = _block_weights(plan, fixed, visible, i, part, jax.tree.map(lambda x: x[i], known))
+        weights = _block_weights(plan, fixed, visible, i, keys, part, _at(known, i))
         return weights if shares is None else weights * shares[i]
 
     return blocks.joined(plan, jax.lax.map(row, _indices(plan.row_blocks)))

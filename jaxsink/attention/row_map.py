@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -96,17 +97,25 @@ class RowContext:
         query_positions: int32 [B|1, T], 0-based position of each query on the axis of the keys.
         dims: numbers of heads and the head size.
         counted: int32 [B|1, N|1, T, 1], keys that the whole row sees; None if `visible` shows the whole row.
+        columns: int32 [S], positions of the keys; None if they are all the keys from 0 on.
     """
 
     visible: Array
     query_positions: Array
     dims: AttentionDims
     counted: Array | None = None
+    columns: Array | None = None
 
     @property
     def seen(self) -> Array:
         """int32 [B|1, N|1, T, 1], the number of keys that each row sees, also where `visible` is one block of it."""
         return jnp.sum(self.visible, axis=-1, keepdims=True) if self.counted is None else self.counted
+
+    @property
+    def itself(self) -> Array:
+        """bool [B|1, 1, T, S], True where the key stands at the position of the query."""
+        columns = jnp.arange(self.visible.shape[-1], dtype=jnp.int32) if self.columns is None else self.columns
+        return self.query_positions[:, None, :, None] == columns[None, None, None]
 
 
 @runtime_checkable
@@ -168,3 +177,34 @@ class StatisticMap(ABC):
             for statistic, term in zip(self.statistics, self.terms(scores, params), strict=True)
         )
         return self.weights_given(scores, reduced, context, params)
+
+
+class OrderedMap(ABC):
+    """A row map that goes through the keys of a row from the last to the first, of streaming class ORDERED.
+
+    What later keys hand on to earlier ones is one number a row, a sum over the later keys.
+    """
+
+    properties: ClassVar[Properties]
+
+    @abstractmethod
+    def init(self, key: Array, dims: AttentionDims) -> Params:
+        """Return fresh float32 parameters."""
+
+    @abstractmethod
+    def handed_on(self, scores: Array, context: RowContext, params: Params) -> Array:
+        """Return what each key adds for the keys before it [B, N, T, S], 0 for a hidden one."""
+
+    @abstractmethod
+    def weights_after(self, scores: Array, after: Array, context: RowContext, params: Params) -> Array:
+        """Return the weights [B, N, T, S], given what all later keys of each key add up to, [B, N, T, S]."""
+
+    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
+        after = later_sums(self.handed_on(scores, context, params))
+        return self.weights_after(scores, after, context, params)
+
+
+def later_sums(values: Array) -> Array:
+    """Sum over the entries behind each one along the last axis, added up from the end: no differences of sums."""
+    after = jax.lax.cumsum(values, axis=values.ndim - 1, reverse=True)[..., 1:]
+    return jnp.concatenate([after, jnp.zeros_like(values[..., :1])], axis=-1)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsink.attention.row_map import AttentionDims, Mass, Params, Properties, RowContext, Streaming
+from jaxsink.attention.row_map import AttentionDims, Mass, OrderedMap, Params, Properties, RowContext, Streaming
 
 
 @dataclass(frozen=True)
-class StickBreaking:
+class StickBreaking(OrderedMap):
     """Stick-breaking attention, w_ij = sigmoid(s_ij) prod_l (1 - sigmoid(s_il)) over the visible l > j, l != i.
 
     Going back from the last key that it sees, a query gives each key a share of what the later keys left. Its own key,
@@ -36,11 +36,10 @@ class StickBreaking:
     def init(self, key: Array, dims: AttentionDims) -> Params:
         return {}
 
-    def weights(self, scores: Array, context: RowContext, params: Params) -> Array:
-        keys = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None, None, None]
-        other = context.visible & (keys != context.query_positions[:, None, :, None])
+    def handed_on(self, scores: Array, context: RowContext, params: Params) -> Array:
         # Sums of logarithms of one sign: products would underflow, and differences of sums would cancel.
-        left = jnp.where(other, jax.nn.log_sigmoid(-scores), 0.0)
-        after = jax.lax.cumsum(left, axis=3, reverse=True)[..., 1:]
-        before = jnp.concatenate([after, jnp.zeros_like(scores[..., :1])], axis=-1)
-        return jnp.where(other, jnp.exp(jax.nn.log_sigmoid(scores) + before), 0.0)
+        return jnp.where(context.visible & ~context.itself, jax.nn.log_sigmoid(-scores), 0.0)
+
+    def weights_after(self, scores: Array, after: Array, context: RowContext, params: Params) -> Array:
+        other = context.visible & ~context.itself
+        return jnp.where(other, jnp.exp(jax.nn.log_sigmoid(scores) + after), 0.0)
