@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxsink.attention.call import Call
 from jaxsink.attention.masks import Mask, Tile, query_positions
+from jaxsink.attention.probes import added_up
 from jaxsink.attention.row_map import OrderedMap, Params, RowContext, RowMap, StatisticMap, later_sums
 from jaxsink.attention.statistics import LogSumExp, RowStatistic, Statistic, Term
 
@@ -23,7 +24,7 @@ class Moving(NamedTuple):
         q: [nq, B, K, N / K * t, H].
         k: [nk, B, K, s, H].
         v: [nk, B, K, s, Hv].
-        bias: each axis of [B, N, nq * t, nk * s] in full or of size 1, or None.
+        bias: arrays that add up, each axis of [B, N, nq * t, nk * s] in full or of size 1.
         params: parameters of the row map.
         scale: factor of the scores.
     """
@@ -31,7 +32,7 @@ class Moving(NamedTuple):
     q: Array
     k: Array
     v: Array
-    bias: Array | None
+    bias: tuple[Array, ...]
     params: Params
     scale: Array
 
@@ -56,7 +57,7 @@ class Part(NamedTuple):
     q: Array
     k: Array
     v: Array
-    bias: Array | None
+    bias: tuple[Array, ...]
     params: Params
     scale: Array
 
@@ -179,7 +180,7 @@ def cut(call: Call, rows: int, columns: int) -> tuple[Plan, Moving, Fixed]:
         q=q.reshape(nq, batch, key_heads, group * t, q.shape[-1]),
         k=by_key_head(call.k),
         v=by_key_head(call.v),
-        bias=None if call.bias is None else full(call.bias.astype(plan.dtype)),
+        bias=tuple(full(part.astype(plan.dtype)) for part in call.bias),
         params=call.params,
         scale=jnp.asarray(call.scale, plan.dtype),
     )
@@ -235,10 +236,14 @@ def visible_at(plan: Plan, fixed: Fixed, i: Array, columns: Array) -> Array:
         return jnp.broadcast_to(inside, (1, 1, plan.rows, columns.size))
     if isinstance(fixed.mask, Mask):
         return inside & _structured(plan, fixed.mask, fixed, i, rows, columns)
-    height = min(fixed.mask.shape[2], plan.rows)
-    start = 0 if fixed.mask.shape[2] == 1 else i * plan.rows
-    strip = jax.lax.dynamic_slice_in_dim(fixed.mask, start, height, axis=2)
-    return inside & (strip if strip.shape[3] == 1 else strip[..., columns])
+    return inside & at_columns(plan, fixed.mask, i, columns)
+
+
+def at_columns(plan: Plan, array: Array, i: Array, columns: Array) -> Array:
+    """Block row i and the given keys of an array as `block_of` takes it."""
+    start = 0 if array.shape[2] == 1 else i * plan.rows
+    strip = jax.lax.dynamic_slice_in_dim(array, start, min(array.shape[2], plan.rows), axis=2)
+    return strip if strip.shape[3] == 1 else strip[..., columns]
 
 
 def _structured(plan: Plan, mask: Mask, fixed: Fixed, i: Array, rows: Array, columns: Array) -> Array:
@@ -266,7 +271,7 @@ def columns_of(plan: Plan, j: Array) -> Array:
 
 def part_of(plan: Plan, moving: Moving, i: Array, j: Array) -> Part:
     """What block (i, j) reads."""
-    bias = None if moving.bias is None else block_of(plan, moving.bias, i, j)
+    bias = tuple(block_of(plan, part, i, j) for part in moving.bias)
     return Part(moving.q[i], moving.k[j], moving.v[j], bias, moving.params, moving.scale)
 
 
@@ -276,8 +281,8 @@ def scores_of(plan: Plan, part: Part, visible: Array) -> Array:
     scores = scores.reshape(plan.batch, plan.query_heads, plan.rows, scores.shape[-1]) * part.scale
     if plan.softcap is not None:
         scores = plan.softcap * jnp.tanh(scores / plan.softcap)
-    if part.bias is not None:
-        scores = scores + part.bias
+    if part.bias:
+        scores = scores + added_up(part.bias, plan.dtype)
     return jnp.where(visible, scores, 0.0)
 
 

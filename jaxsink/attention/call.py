@@ -55,7 +55,7 @@ class Call:
         variant: the row map.
         params: parameters of the row map.
         mask: structured, or bool with each axis of [B, N, T, S] in full or of size 1, or None.
-        bias: each axis of [B, N, T, S] in full or of size 1, or None.
+        bias: arrays that add up, each with each axis of [B, N, T, S] in full or of size 1; () for none.
         null_logit: each axis of [B, N, T] in full or of size 1, or None.
         scale: factor of the scores.
         softcap: bound c in c * tanh(score / c), or None.
@@ -72,7 +72,7 @@ class Call:
     variant: RowMap
     params: Params
     mask: Mask | Array | None
-    bias: Array | None
+    bias: tuple[Array, ...]
     null_logit: Array | None
     scale: float | Array
     softcap: float | None

@@ -185,10 +185,13 @@ def checked_mask(mask: Any, full: tuple[int, int, int, int]) -> Mask | Array | N
     return jnp.asarray(mask)
 
 
-def checked_bias(bias: Any, full: tuple[int, int, int, int]) -> Array | None:
-    """Return `bias` if it is None or a floating array that fits [B, N, T, S]."""
-    if bias is None:
-        return None
+def checked_bias(bias: Any, full: tuple[int, int, int, int]) -> tuple[Array, ...]:
+    """Return `bias`, None, an array or a sequence of arrays, as floating arrays that fit [B, N, T, S]."""
+    parts = (bias,) if bias is None or not isinstance(bias, list | tuple) else bias
+    return tuple(_checked_part(part, full) for part in parts if part is not None)
+
+
+def _checked_part(bias: Any, full: tuple[int, int, int, int]) -> Array:
     if isinstance(bias, jax.Array | np.ndarray) and bias.dtype == jnp.bool_:
         raise ValueError("bias must be floating, but has dtype bool; pass what may be attended as mask")
     array = floating_array("bias", bias, "[B|1, N|1, T|1, S|1]")

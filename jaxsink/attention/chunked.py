@@ -188,11 +188,7 @@ def _on_keys(keys: Array, plan: Plan, moving: Moving, fixed: Fixed, known: Reduc
     @jax.checkpoint
     def row(i: Array) -> Array:
         visible = blocks.visible_at(plan, fixed, i, keys)
-        bias = moving.bias
-        if bias is not None:
-            height = min(bias.shape[2], plan.rows)
-            bias = jax.lax.dynamic_slice_in_dim(bias, 0 if bias.shape[2] == 1 else i * plan.rows, height, axis=2)
-            bias = bias if bias.shape[3] == 1 else bias[..., keys]
+        bias = tuple(blocks.at_columns(plan, part, i, keys) for part in moving.bias)
         part = Part(moving.q[i], k, v, bias, moving.params, moving.scale)
         weights = block_weights(plan, fixed, visible, i, keys, part, at(known, i))
         return weights if shares is None else weights * shares[i]

@@ -45,7 +45,7 @@ class Inputs:
         v: [B, S, K, Hv].
         x: [B, T, D], what queries, keys and values were projected from, or None if the caller gave none.
         mask: structured, or bool with each axis of [B, N, T, S] in full or of size 1, or None.
-        bias: each axis of [B, N, T, S] in full or of size 1, or None.
+        bias: arrays that add up, each with each axis of [B, N, T, S] in full or of size 1; () for none.
         null_logit: logit of one more column without a value, each axis of [B, N, T] in full or of size 1, or None.
         scale: factor of the scores.
         softcap: bound c in c * tanh(score / c), or None.
@@ -59,7 +59,7 @@ class Inputs:
     v: Array
     x: Array | None
     mask: Mask | Array | None
-    bias: Array | None
+    bias: tuple[Array, ...]
     null_logit: Array | None
     scale: float | Array
     softcap: float | None

@@ -101,7 +101,7 @@ def decode(
         v=v,
         x=checks.checked_x(variant, x, q),
         mask=None,
-        bias=None,
+        bias=(),
         null_logit=checks.checked_null_logit(variant, null_logit, q),
         scale=1.0 / math.sqrt(q.shape[3]) if scale is None else scale,
         softcap=softcap,
@@ -256,7 +256,7 @@ def _check_changed(cache: Cache, changed: Inputs) -> None:
                 f"{name} must have shape {expected} to go into this cache, but has {new.shape}, after the wrappers "
                 "of the variant if it has any; make the cache with the sizes of what goes in"
             )
-    if changed.mask is not None or changed.bias is not None:
+    if changed.mask is not None or changed.bias:
         raise ValueError(
             "wrappers that declare per_token must not set mask or bias, but one does; attend over the whole text "
             "instead"

@@ -27,7 +27,7 @@ def attend(
     params: Tree | None = None,
     x: Array | None = None,
     mask: Mask | Array | np.ndarray | None = None,
-    bias: Array | None = None,
+    bias: Array | Sequence[Array] | None = None,
     null_logit: Array | None = None,
     scale: float | Array | None = None,
     softcap: float | None = None,
@@ -56,7 +56,8 @@ def attend(
         x: [B, T, D], what q was projected from, for a variant that reads it, such as an output gate.
         mask: structured (`Causal`, `Window`, ..., joined with &), or boolean with four axes, each of size 1
             or as in [B, N, T, S], True where the query may attend.
-        bias: added to the scores, four axes, each of size 1 or as in [B, N, T, S].
+        bias: added to the scores, four axes, each of size 1 or as in [B, N, T, S]; or several such arrays that add
+            up, so that c_i - c_j needs no array of T x S.
         null_logit: logit of a column that takes weight and owns no value, three axes, each of size 1 or as in
             [B, N, T]; only for variants with a total (the softmax family). It is neither scaled nor capped nor masked.
         scale: factor of q.k, 1/sqrt(H) if None.
@@ -104,7 +105,7 @@ def attend_with_aux(
     params: Tree | None = None,
     x: Array | None = None,
     mask: Mask | Array | np.ndarray | None = None,
-    bias: Array | None = None,
+    bias: Array | Sequence[Array] | None = None,
     null_logit: Array | None = None,
     scale: float | Array | None = None,
     softcap: float | None = None,

@@ -1,11 +1,21 @@
 """What backends compute in the same way besides the output: null columns, totals, entropies."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
 from jaxsink.attention.call import Call
 from jaxsink.attention.row_map import NullColumnMap, RowContext
 from jaxsink.attention.row_statistics import null_column_mass, real_column_share
+
+
+def added_up(parts: tuple[Array, ...], dtype: Any) -> Array:
+    """Sum of the parts of a bias, apart from the scores: parts may be far larger than what they add up to."""
+    total = parts[0].astype(dtype)
+    for part in parts[1:]:
+        total = total + part.astype(dtype)
+    return total
 
 
 def _own_null(call: Call, context: RowContext, like: Array) -> Array | None:

@@ -7,7 +7,7 @@ from jax import Array
 from jaxsink.attention.call import Aux, Call
 from jaxsink.attention.checks import check_visible
 from jaxsink.attention.masks import Mask, query_positions
-from jaxsink.attention.probes import entropy, null_entries, share_left, x_log_x
+from jaxsink.attention.probes import added_up, entropy, null_entries, share_left, x_log_x
 from jaxsink.attention.row_map import RowContext
 from jaxsink.attention.row_statistics import masked_log_sum_exp
 
@@ -62,8 +62,8 @@ def _scores(call: Call) -> Array:
     scores = scores.reshape(call.scores_shape) * jnp.asarray(call.scale, dtype)
     if call.softcap is not None:
         scores = call.softcap * jnp.tanh(scores / call.softcap)
-    if call.bias is not None:
-        scores = scores + call.bias.astype(dtype)
+    if call.bias:
+        scores = scores + added_up(call.bias, dtype)
     return scores
 
 

@@ -143,7 +143,7 @@ class _Gradients(NamedTuple):
 
     k: Array
     v: Array
-    bias: Array | None
+    bias: tuple[Array, ...]
     params: Any
     scale: Array
 
@@ -183,13 +183,11 @@ def _backward(
 
             # Only what has the size of a block goes through the branch: XLA copies what a branch returns.
             d, d_after = jax.lax.cond(jnp.any(visible), differentiate, nothing, (part, at(handed, j)))
-            bias = None
-            if total.bias is not None:
-                bias = blocks.added_block(plan, total.bias, d.bias, i, j)
+            bias = zip(total.bias, d.bias, strict=True)
             total = _Gradients(
                 k=total.k.at[j].add(d.k),
                 v=total.v.at[j].add(d.v),
-                bias=bias,
+                bias=tuple(blocks.added_block(plan, whole, block, i, j) for whole, block in bias),
                 params=jax.tree.map(jnp.add, total.params, d.params),
                 scale=total.scale + d.scale,
             )

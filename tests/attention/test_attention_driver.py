@@ -197,6 +197,7 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"query_offset": -2}, "query_offset must not be negative"),
     ({"bias": jnp.zeros((T, S))}, "bias must have shape"),
     ({"bias": jnp.zeros((1, 3, T, S))}, "bias must have four axes"),
+    ({"bias": (jnp.zeros((1, 1, 1, S)), jnp.zeros((T, S)))}, "bias must have shape"),
     ({"bias": jnp.ones((1, 1, T, S), bool)}, "bias must be floating, but has dtype bool"),
     ({"scale": jnp.ones(N)}, "scale must be one number"),
     ({"softcap": 0.0}, "softcap must be a positive number, but is 0.0"),

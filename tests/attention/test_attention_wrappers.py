@@ -178,7 +178,7 @@ def test_initial_values() -> None:
 
 def test_decay_is_the_sum_of_the_gates_in_between() -> None:
     log_forget = -jnp.abs(normal(10, B, 5, N))
-    np.testing.assert_allclose(decay_bias(log_forget), oracle.decay(np.asarray(log_forget)), **laws.F32)
+    np.testing.assert_allclose(sum(decay_bias(log_forget)), oracle.decay(np.asarray(log_forget)), **laws.F32)
 
 
 def test_the_scale_of_cosines_counts_relative_to_the_default() -> None:

@@ -73,7 +73,7 @@ def both(variant: RowMap, mask: Any, bias: Any, softcap: float | None, offset: A
         "k": _normal(B, S, K, H),
         "v": _normal(B, S, K, HV),
         "params": params,
-        "bias": None if bias is None else _normal(*bias),
+        "bias": None if bias is None else (_normal(*bias), _normal(1, N, T, 1), _normal(B, 1, 1, S)),
         "null_logit": _normal(B, N, T) if total else None,
         "scale": jnp.asarray(0.7),
     }

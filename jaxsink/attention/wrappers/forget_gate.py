@@ -13,17 +13,17 @@ from jaxsink.attention.row_map import AttentionDims, Params
 from jaxsink.attention.wrappers.arrays import fresh_linear, model_size, product
 
 
-def decay_bias(log_forget: Array) -> Array:
+def decay_bias(log_forget: Array) -> tuple[Array, Array]:
     """Bias of a pair, the sum of the log gates of the tokens after the key up to the query.
 
     Args:
         log_forget: log f [B, T, N], one gate per token and head.
 
     Returns:
-        c_i - c_j [B, N, T, T] with c the running sum of log f; 0 on the diagonal.
+        c_i [B, N, T, 1] and -c_j [B, N, 1, T], with c the running sum of log f: together the `bias` of `attend`.
     """
     running = jnp.moveaxis(jnp.cumsum(log_forget, axis=1), 2, 1)
-    return running[:, :, :, None] - running[:, :, None, :]
+    return running[:, :, :, None], -running[:, :, None, :]
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,4 @@ class ForgetGate(Wrapper):
         dtype = inputs.compute_dtype
         logit = product("btd,dn->btn", x, params["w"], dtype) + params["b"].astype(dtype)[None, None]
         bias = decay_bias(jax.nn.log_sigmoid(logit))
-        return replace(inputs, bias=bias if inputs.bias is None else inputs.bias.astype(dtype) + bias)
+        return replace(inputs, bias=(*inputs.bias, *bias))
