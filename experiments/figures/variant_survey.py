@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.figures.evidence import Arms
+from experiments.figures.evidence import Arms, leading_run
 from experiments.figures.style import INK, MUTED, new_figure, style
 from theory.claims.oq6 import EXPECTED, SINK
 
@@ -36,9 +36,8 @@ def variant_survey(runs: Arms) -> Figure:
     Raises:
         ValueError: there is no run, or a run lacks an array.
     """
-    each = next(iter(runs.values()), [])
-    if not each:
-        raise ValueError("a survey needs at least one run, but there is none; make its evidence first.")
+    arm, _ = leading_run(runs)
+    each = runs[arm]
     names = list(each[0].manifest["variants"])
     baseline = _values(each, "baseline")
     share = _values(each, "sink_strength") / baseline
@@ -54,11 +53,11 @@ def variant_survey(runs: Arms) -> Figure:
     order = sorted(range(len(names)), key=lambda i: (groups.index(EXPECTED[names[i]]), -middle[i]))
     with style():
         figure = new_figure(11.0, _ROW * len(names) + _FRAME)
-        places = figure.subplots(1, len(columns), sharey=True)
+        places = figure.subplots(1, len(columns))
         for axes, (title, values, line, logarithmic) in zip(places, columns, strict=True):
             _column(axes, title, values[:, order], [EXPECTED[names[i]] for i in order], line, logarithmic)
         places[0].set_yticks(range(len(names)), [names[i] for i in order])
-        places[0].set_ylim(len(names) - 0.5, -0.5)
+        places[0].set_ylabel("attention variant")
         handles = [
             places[0].plot([], [], marker, color=colour, label=words)[0] for colour, marker, words in _GROUPS.values()
         ]
@@ -84,4 +83,6 @@ def _column(axes: Axes, title: str, values: Array, groups: list[str], line: floa
         axes.plot(np.median(values[:, row]), row, marker, color=colour, markersize=5.0)
         if not np.isfinite(values[:, row]).all():
             axes.text(0.5, row, "diverged", color=colour, transform=axes.get_yaxis_transform(), va="center", size=7)
-    axes.set_title(title)
+    axes.set_yticks([])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel(title)

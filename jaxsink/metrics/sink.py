@@ -92,7 +92,8 @@ def sink_strength(weights: ArrayLike, dormant: ArrayLike, active: ArrayLike, key
     Source: this project; for softmax it is `attention_to_key`.
     """
     size = jnp.abs(floating("weights", weights))
-    return attention_to_key(size, dormant, key).mean() / row_mass(size, active).mean()
+    mass = row_mass(size, active).mean()
+    return attention_to_key(size, dormant, key).mean() / jnp.where(mass > 0.0, mass, jnp.nan)
 
 
 def row_mass(weights: ArrayLike, where: ArrayLike) -> jax.Array:

@@ -17,6 +17,7 @@ from theory.calculations.minimal import MinimalFlow, MinimalTraining
 from theory.calculations.networks import Size, Trajectories
 from theory.calculations.peaks import Peaks, PeakSweep
 from theory.calculations.random_models import model_arrays
+from theory.claims.oq6 import EXPECTED
 
 CHARACTERS = ("\n", " ", "$", "a", "b", "e", "h", "o", "r", "t")
 
@@ -293,3 +294,16 @@ def _minimal_training(calculation: Any, seed: int, rng: np.random.Generator) -> 
     step = np.arange(0, 3001, 100)
     alphas = _way(rng.normal(0, 0.3, 5), 4.0, np.log1p(step) / 8)
     return {"step": step, "rate": calculation.optimiser.rate, "alphas": alphas, "betas": alphas}
+
+
+def survey(seed: int) -> SyntheticRun:
+    """A survey of all variants, of which one diverged."""
+    rng = np.random.default_rng(seed)
+    names = list(EXPECTED)
+    arrays: dict[str, NDArray[Any]] = {
+        name: rng.uniform(0.05, 1.0, size=(len(names), 1)) for name in ("sink_strength", "value_ratio", "peak_ratio")
+    }
+    arrays |= {name: rng.uniform(0.01, 1.0, size=len(names)) for name in ("backcopy", "bigram")}
+    arrays["baseline"] = np.full(len(names), 0.1)
+    arrays["sink_strength"][names.index("identity")] = np.nan
+    return SyntheticRun(arrays, {"variants": names, "label": "a survey"}, seed)

@@ -21,6 +21,7 @@ from experiments.figures.dynamics import log_fit
 from experiments.figures.evidence import curve
 from experiments.figures.style import OUTCOME
 from experiments.figures.text import interval, number, token_label, tolerance
+from theory.claims.oq6 import EXPECTED
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,8 @@ THREE_ARMS = ("adam", "sgd", "relu")
 
 
 def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
+    if kinds == ("survey",):
+        return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
     calculated = set(kinds) <= set(made_up.THEORY)
     runs = made_up.theory_arms(kinds, seeds=2) if calculated else made_up.arms(layers, kinds, seeds=2)
     return figures.FIGURES[name](runs, made_up.claim("BB1", "supported"))
@@ -51,6 +54,7 @@ CASES = [
     ("concentration", 1, ("flow_joint", "flow_joint_flat", "descent_adam", "descent_sgd")),
     ("peak_mechanism", 1, ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled", "peak_sweep")),
     ("order_of_convergence", 1, ("path_descent", "path_adam")),
+    ("variant_survey", 1, ("survey",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
 
@@ -80,6 +84,19 @@ def test_figure_is_legible(name: str, layers: int, kinds: tuple[str, ...]) -> No
 
 def test_table_names_every_figure_once() -> None:
     assert {name for name, *_ in CASES} == set(figures.FIGURES)
+
+
+def test_a_survey_shows_every_variant_of_every_seed_sorted_within_its_group() -> None:
+    runs = [made_up.survey(seed) for seed in range(3)]
+    figure = figures.variant_survey({"survey": runs})
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(names) == sorted(runs[0].manifest["variants"])
+    row, column = names.index("relu"), runs[0].manifest["variants"].index("relu")
+    wanted = sorted(float(run.arrays["value_ratio"][column, 0]) for run in runs)
+    seeds = [line for line in figure.axes[1].lines if len(line.get_ydata()) == 3 and line.get_ydata()[0] == row]
+    assert sorted(seeds[0].get_xdata()) == pytest.approx(wanted)
+    groups = [EXPECTED[name] for name in names]
+    assert groups == sorted(groups, key=["keeps", "removes", "open"].index)
 
 
 def panel(figure: Figure, title: str) -> Any:

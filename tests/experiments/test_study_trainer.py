@@ -20,6 +20,7 @@ SHAPES = {
     **dict.fromkeys(("attn_start", "attn_start_trigger", "attn_prev_trigger", "dlogit"), (P, L)),
     **dict.fromkeys(("value_norm_start", "value_ratio", "peak_ratio"), (P, L)),
     **dict.fromkeys(("resid_norm_start", "resid_norm_other", "resid_norm_content"), (P, L)),
+    **dict.fromkeys(("sink_share", "row_mass", "sink_strength"), (P, L)),
     **dict.fromkeys(("sink_logit_std", "other_logit_std", "sink_logit_mean"), (P, L)),
     "dlogit_by_token": (P, L, IDS),
     "baseline": (),

@@ -37,6 +37,13 @@ def _weights(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndar
     return np.where(where[:, None, :, None], weights, np.nan)
 
 
+def _signed(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    """Causal weights of either sign; the first query's are zero, rows outside `where` are NaN."""
+    weights = _weights(rng, dims, where) * rng.normal(size=(dims.batch, dims.heads, dims.length, dims.length))
+    weights[:, :, 0] *= 0.0
+    return weights
+
+
 def _scores(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
     """Logits around 3; NaN on and above the diagonal (but for key 0) and outside `where`."""
     scores = rng.normal(3.0, 2.0, size=(dims.batch, dims.heads, dims.length, dims.length))
@@ -98,6 +105,13 @@ CASES = {
     ),
     "attention_to_previous": Case(
         metrics.attention_to_previous, oracle.attention_to_previous, lambda r, d, w: (_weights(r, d, w), w)
+    ),
+    "sink_share": Case(metrics.sink_share, oracle.sink_share, lambda r, d, w: (_signed(r, d, w), w)),
+    "row_mass": Case(metrics.row_mass, oracle.row_mass, lambda r, d, w: (_signed(r, d, w), w)),
+    "sink_strength": Case(
+        metrics.sink_strength,
+        oracle.sink_strength,
+        lambda r, d, w: (_signed(r, d, _everywhere(w)), w, r.random(w.shape) < 0.5),
     ),
     "uniform_baseline": Case(metrics.uniform_baseline, oracle.uniform_baseline, lambda r, d, w: (w,)),
     "attention_to_key_by_token": Case(

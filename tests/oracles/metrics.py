@@ -40,6 +40,26 @@ def attention_to_key(weights: Array, where: Array, key: int = 0) -> list[float]:
     return [_average([weights[b, n, t, key] for b, t in zip(*np.nonzero(where), strict=True)]) for n in heads]
 
 
+def sink_share(weights: Array, where: Array, key: int = 0) -> list[float]:
+    shares = np.zeros(weights.shape)
+    for place in np.ndindex(weights.shape[:3]):
+        total = sum(abs(float(w)) for w in weights[place])
+        if total != 0.0:
+            shares[place] = [abs(float(w)) / total for w in weights[place]]
+    return attention_to_key(shares, where, key)
+
+
+def row_mass(weights: Array, where: Array) -> list[float]:
+    heads = range(weights.shape[1])
+    return [_average([sum(weights[b, n, t].tolist()) for b, t in zip(*np.nonzero(where), strict=True)]) for n in heads]
+
+
+def sink_strength(weights: Array, dormant: Array, active: Array, key: int = 0) -> float:
+    size = np.abs(weights)
+    mass = _average(row_mass(size, active))
+    return _average(attention_to_key(size, dormant, key)) / mass if mass > 0.0 else math.nan
+
+
 def attention_to_previous(weights: Array, where: Array) -> list[float]:
     result = []
     for n in range(weights.shape[1]):
