@@ -103,6 +103,9 @@ def _has_sink(a: Arms, expectation: Expectation) -> NDArray[np.bool_]:
     return _by_expectation(a, "sink_strength", expectation) > SINK * _by_expectation(a, "baseline", expectation)
 
 
+_WORDS = {"keeps": "variants expected to keep the sink", "removes": "variants expected to lose it"}
+
+
 def _measures(keepers: Expectation, removers: Expectation) -> tuple[Measure, ...]:
     def risk(a: Arms) -> float:
         run = a["survey"]
@@ -111,19 +114,19 @@ def _measures(keepers: Expectation, removers: Expectation) -> tuple[Measure, ...
 
     return (
         Measure(
-            f"share of the {keepers} variants with more than {SINK:g} times even attention on <s>",
+            f"share of {_WORDS[keepers]} with more than {SINK:g} times even attention on <s>",
             lambda a: float(_has_sink(a, keepers).mean()),
             "> 0.8",
             (0.8, math.inf),  # an interval may end above 1
         ),
         Measure(
-            f"share of the {removers} variants with at most {SINK:g} times even attention on <s>",
+            f"share of {_WORDS[removers]} with at most {SINK:g} times even attention on <s>",
             lambda a: float((~_has_sink(a, removers)).mean()),
             "> 0.8",
             (0.8, math.inf),  # an interval may end above 1
         ),
         Measure(
-            f"median Backcopy risk of the {removers} variants above softmax's, nats",
+            f"median Backcopy risk of {_WORDS[removers]} above softmax's, nats",
             risk,
             "< 0.1",
             (-math.inf, 0.1),
