@@ -30,7 +30,7 @@ from experiments.environment import environment
 from jaxsink.attention import BACKENDS, VARIANTS, Causal, attend
 
 # One of each streaming class that the chunked backend takes.
-DEFAULT = ("softmax", "sink-logit", "relu", "softpick", "elastic")
+DEFAULT = ("softmax", "sink-logit", "relu", "softpick", "elastic", "stick-breaking")
 PEER = "reference"
 STREAMED = "chunked"
 JAX = "jax.nn"  # jax.nn.dot_product_attention, which has softmax alone
