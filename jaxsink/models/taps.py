@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 CAPTURES = "captures"
 EDITS = "edits"
-
-
-class Edit(NamedTuple):
-    """Replacement of an activation: `value` where `where` holds, untouched elsewhere (bit for bit).
-
-    Attributes:
-      where: bool, broadcastable to the site's shape.
-      value: broadcastable to the site's shape; gradients flow to it.
-    """
-
-    where: jax.Array
-    value: jax.Array
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        where = jnp.broadcast_to(self.where, x.shape)
-        return jnp.where(where, jnp.broadcast_to(self.value, x.shape).astype(x.dtype), x)
+# An edit is a pytree that can be called: the kinds are in `jaxsink.probing`.
+Edit = Callable[[jax.Array], jax.Array]
 
 
 class Tapped(nn.Module):

@@ -6,28 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 
-from jaxsink.models import CAPTURES, EDITS, Edit, Transformer
+from jaxsink.models import CAPTURES, EDITS, Transformer
+from jaxsink.probing.edits import Edit
 from jaxsink.probing.sites import require_sites, site_path, sites
 
 Params = Mapping[str, Any]
-
-
-def edit(value: jax.Array | float, where: jax.Array | bool = True) -> Edit:
-    """An edit that sets a site to `value` where `where` holds, and leaves the rest bit-exact.
-
-    Args:
-      value: number or array, broadcastable to the site's shape.
-      where: bool or boolean array, broadcastable to the site's shape.
-
-    Raises:
-      ValueError: `where` is not boolean.
-    """
-    mask = jnp.asarray(where)
-    if mask.dtype != jnp.bool_:
-        raise ValueError(f"where must be boolean (True = set), but has dtype {mask.dtype}; compare it first.")
-    return Edit(mask, jnp.asarray(value))
 
 
 def _nested(edits: Mapping[str, Edit]) -> dict[str, Any]:
@@ -69,8 +53,7 @@ def run(
     table = sites(model, *tokens.shape)
     require_sites(table, [*capture, *edits])
     for name, given in edits.items():
-        for part, array in given._asdict().items():
-            _require_broadcastable(name, part, array.shape, table[name].shape)
+        given.check(table[name])
     variables = {"params": params} | ({EDITS: _nested(edits)} if edits else {})
     if not capture:
         return cast(jax.Array, model.apply(variables, tokens)), {}
@@ -82,15 +65,3 @@ def run(
             node = node[part]
         captured[name] = node
     return logits, captured
-
-
-def _require_broadcastable(name: str, part: str, shape: tuple[int, ...], target: tuple[int, ...]) -> None:
-    try:
-        fits = jnp.broadcast_shapes(shape, target) == target
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"the edit of {name!r} has {part} of shape {shape}, but the site is {target}; "
-            "give it a shape that broadcasts to the site's."
-        )

@@ -11,34 +11,45 @@ import jax.numpy as jnp
 
 from jaxsink.models import CAPTURES, Transformer, init
 
-# What each site holds. Names follow TransformerLens where they mean the same thing.
-MEANINGS: Mapping[str, str] = {
-    "embed": "token embedding, before the position is added",
-    "pos_embed": "position embedding, before it is added",
-    "resid_pre": "residual stream before the block",
-    "q": "queries, before the scale",
-    "k": "keys",
-    "v": "values, before W_O",
-    "attn_scores": "logits after scale, soft-cap and bias, before the mask",
-    "pattern": "attention weights, after mask and normalisation",
-    "z": "weighted values per head, before W_O",
-    "attn_out": "what attention adds to the residual stream, after W_O",
-    "resid_mid": "residual stream after attention, before the MLP",
-    "mlp_pre": "hidden layer of the MLP, before the non-linearity",
-    "mlp_post": "hidden layer of the MLP, after the non-linearity",
-    "mlp_out": "what the MLP adds to the residual stream",
-    "resid_post": "residual stream after the block",
-    "final_norm": "what the read-out reads, after the last LayerNorm",
-    "logits": "logits over the vocabulary",
+
+class Meaning(NamedTuple):
+    """What a site holds, and its axes: B batch, T queries or positions, S keys, N heads, H head size, D model size,
+    F hidden width, V vocabulary.
+    """
+
+    axes: str
+    words: str
+
+
+# Names follow TransformerLens where they mean the same thing.
+MEANINGS: Mapping[str, Meaning] = {
+    "embed": Meaning("BTD", "token embedding, before the position is added"),
+    "pos_embed": Meaning("BTD", "position embedding, before it is added"),
+    "resid_pre": Meaning("BTD", "residual stream before the block"),
+    "q": Meaning("BTNH", "queries, before the scale"),
+    "k": Meaning("BSNH", "keys"),
+    "v": Meaning("BSNH", "values, before W_O"),
+    "attn_scores": Meaning("BNTS", "logits after scale, soft-cap and bias, before the mask"),
+    "pattern": Meaning("BNTS", "attention weights, after mask and normalisation"),
+    "z": Meaning("BTNH", "weighted values per head, before W_O"),
+    "attn_out": Meaning("BTD", "what attention adds to the residual stream, after W_O"),
+    "resid_mid": Meaning("BTD", "residual stream after attention, before the MLP"),
+    "mlp_pre": Meaning("BTF", "hidden layer of the MLP, before the non-linearity"),
+    "mlp_post": Meaning("BTF", "hidden layer of the MLP, after the non-linearity"),
+    "mlp_out": Meaning("BTD", "what the MLP adds to the residual stream"),
+    "resid_post": Meaning("BTD", "residual stream after the block"),
+    "final_norm": Meaning("BTD", "what the read-out reads, after the last LayerNorm"),
+    "logits": Meaning("BTV", "logits over the vocabulary"),
 }
 
 
 class Site(NamedTuple):
-    """One named activation: its name, shape, dtype and what it is the value of."""
+    """One named activation: its name, shape, dtype, axes (see `Meaning`) and what it is the value of."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    axes: str
     meaning: str
 
 
@@ -68,7 +79,7 @@ def sites(model: Transformer, batch: int = 1, length: int | None = None) -> dict
     leaves, _ = jax.tree_util.tree_flatten_with_path(state[CAPTURES])
     table = {_site_name(path): leaf for path, leaf in leaves}
     return {
-        name: Site(name, leaf.shape, str(leaf.dtype), MEANINGS[name.rsplit(".", 1)[-1]])
+        name: Site(name, leaf.shape, str(leaf.dtype), *MEANINGS[name.rsplit(".", 1)[-1]])
         for name, leaf in sorted(table.items())
     }
 

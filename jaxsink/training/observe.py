@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsink import metrics
 from jaxsink.models import Transformer
-from jaxsink.probing import edit, run
+from jaxsink.probing import Set, run
 from jaxsink.tasks import BigramBackcopy
 
 Params = Any
@@ -138,7 +138,7 @@ def ablations(model: Transformer, task: BigramBackcopy, params: Params, tokens: 
     }
     result: Measured = {}
     for part, names in cut.items():
-        logits, _ = run(model, params, tokens, edits={name: edit(0.0) for name in names})
+        logits, _ = run(model, params, tokens, edits={name: Set(0.0) for name in names})
         result |= {
             f"no_{part}_{name}": value for name, value in risks(task, jax.nn.log_softmax(logits), tokens).items()
         }

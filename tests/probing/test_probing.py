@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsink.models import Transformer, TransformerConfig, init
-from jaxsink.probing import edit, run, sites
+from jaxsink.probing import Set, run, sites
 
 MODEL = Transformer(7, 6, TransformerConfig(n_layers=2, n_heads=2, d_model=8))
 ONE_LAYER = Transformer(7, 6, TransformerConfig(n_heads=2, d_model=8))
@@ -54,12 +54,12 @@ def test_an_edit_is_exact_at_every_site(site):
 
     @jax.jit
     def edited(value, where):
-        return run(ONE_LAYER, params, TOKENS, capture=[site], edits={site: edit(value, where)})
+        return run(ONE_LAYER, params, TOKENS, capture=[site], edits={site: Set(value, where)})
 
     plain, captured = edited(jnp.nan, False)
     x = captured[site]
     # Eager on both sides, as two compilations may fuse, and so round, differently.
-    nothing, _ = run(ONE_LAYER, params, TOKENS, edits={site: edit(jnp.nan, False)})
+    nothing, _ = run(ONE_LAYER, params, TOKENS, edits={site: Set(jnp.nan, False)})
     np.testing.assert_array_equal(nothing, ONE_LAYER.apply({"params": params}, TOKENS))
     same, _ = edited(x, True)
     np.testing.assert_array_equal(same, plain)
@@ -71,14 +71,14 @@ def test_an_edit_is_exact_at_every_site(site):
 
 
 def test_zeroing_a_part_equals_leaving_it_out(params):
-    out, _ = run(MODEL, params, TOKENS, edits={"blocks.0.attn_out": edit(0.0)})
+    out, _ = run(MODEL, params, TOKENS, edits={"blocks.0.attn_out": Set(0.0)})
     cut = Transformer(7, 6, TransformerConfig(n_layers=2, n_heads=2, d_model=8, layers_without_attention=(0,)))
     np.testing.assert_array_equal(out, cut.apply({"params": params}, TOKENS))
 
 
 def test_edits_reach_through_jit_vmap_and_grad(params):
     def loss(value, where):
-        logits, _ = run(MODEL, params, TOKENS, edits={"blocks.0.z": edit(value, where)})
+        logits, _ = run(MODEL, params, TOKENS, edits={"blocks.0.z": Set(value, where)})
         return jnp.square(logits).sum()
 
     heads = jnp.eye(2, dtype=bool)[:, None, None, :, None]
@@ -96,7 +96,7 @@ def test_new_edit_values_do_not_compile_again(params):
     def logits(value):
         nonlocal count
         count += 1
-        return run(MODEL, params, TOKENS, edits={"embed": edit(value)})[0]
+        return run(MODEL, params, TOKENS, edits={"embed": Set(value)})[0]
 
     logits(0.0), logits(1.0)
     assert count == 1
@@ -106,8 +106,8 @@ def test_mistakes(params):
     with pytest.raises(ValueError, match=r"site 'blocks.0.atn_out' does not exist .* nearest is 'blocks.0.attn_out'"):
         run(MODEL, params, TOKENS, capture=["blocks.0.atn_out"])
     with pytest.raises(ValueError, match=r"site 'blocks.2.q' does not exist"):
-        run(MODEL, params, TOKENS, edits={"blocks.2.q": edit(0.0)})
-    with pytest.raises(ValueError, match=r"value of shape \(3,\), but the site is \(2, 6, 2, 4\)"):
-        run(MODEL, params, TOKENS, edits={"blocks.0.q": edit(jnp.zeros(3))})
+        run(MODEL, params, TOKENS, edits={"blocks.2.q": Set(0.0)})
+    with pytest.raises(ValueError, match=r"value of shape \(3,\), but it must broadcast to \(2, 6, 2, 4\)"):
+        run(MODEL, params, TOKENS, edits={"blocks.0.q": Set(jnp.zeros(3))})
     with pytest.raises(ValueError, match="where must be boolean"):
-        edit(0.0, jnp.ones(4))
+        run(MODEL, params, TOKENS, edits={"blocks.0.q": Set(0.0, jnp.ones(4))})

@@ -10,7 +10,7 @@ from oracles import construction as oracle
 
 from jaxsink.attention import ReLU
 from jaxsink.models import Transformer, TransformerConfig, init
-from jaxsink.probing import edit, run
+from jaxsink.probing import Set, run
 from jaxsink.tasks import BigramBackcopy, dirichlet
 from theory import construction
 from theory.extraction import extract, extractable
@@ -109,11 +109,11 @@ def test_values_go_through_the_derivative_of_the_last_norm(tokens, dormant):
     captured = jax.jit(lambda params: run(model, params, tokens, capture=sites)[1])(params)
     attn_out, mlp_out, v, pattern = (captured[site] for site in sites)
     values = v[:, :, 0] @ params["blocks_0"]["W_O"]
-    held = edit(mlp_out)
+    held = Set(mlp_out)
 
     @jax.jit
     def logits(shift):
-        return run(model, params, tokens, edits={sites[0]: edit(attn_out + shift), sites[1]: held})[0]
+        return run(model, params, tokens, edits={sites[0]: Set(attn_out + shift), sites[1]: held})[0]
 
     def mean_effect(direction):
         """[V] mean derivative of the logits of the dormant queries, with what the MLP adds held."""

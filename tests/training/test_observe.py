@@ -6,7 +6,7 @@ import pytest
 
 from jaxsink.attention import Differential
 from jaxsink.models import Transformer, TransformerConfig, init
-from jaxsink.probing import edit, run
+from jaxsink.probing import Set, run
 from jaxsink.tasks import BigramBackcopy, dirichlet
 from jaxsink.training.observe import ablations, examples, observe
 
@@ -155,7 +155,7 @@ def test_an_operator_has_a_pattern_and_no_scores():
     np.testing.assert_allclose(found["row_mass"][0], mass, **TOLERANCE)
     assert np.isnan(found["dlogit"]).all()
     with pytest.raises(ValueError, match="tap must return the pattern of Differential as it is"):
-        run(model, params, tokens, edits={"blocks.0.pattern": edit(0.0)})
+        run(model, params, tokens, edits={"blocks.0.pattern": Set(0.0)})
 
 
 def test_without_any_attention_the_network_is_still_measured():
