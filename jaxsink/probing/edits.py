@@ -5,12 +5,14 @@ Every kind has `where`, a boolean that broadcasts to the site's shape; `at` make
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 
@@ -33,7 +35,10 @@ class Edit:
         return jnp.where(where, jnp.broadcast_to(self.changed(x), x.shape).astype(x.dtype), x)
 
     def check(self, site: Site) -> None:
-        """Raise ValueError if a field does not broadcast to the site, or `where` is not boolean."""
+        """Raise ValueError if a field does not broadcast to the site, or `where` is not boolean.
+
+        Numbers are looked at too, unless they are traced.
+        """
         if jnp.asarray(self.where).dtype != jnp.bool_:
             raise ValueError(
                 f"where must be boolean (True = edit), but has dtype {jnp.asarray(self.where).dtype}; compare it first."
@@ -109,6 +114,14 @@ class Clamp(Edit):
     where: ArrayLike = True
     per_vector: ClassVar[tuple[str, ...]] = ("low", "high")
 
+    def check(self, site: Site) -> None:
+        super().check(site)
+        low, high = self.low, self.high
+        if _known(low, high) and np.any(np.asarray(low) > np.asarray(high)):
+            raise ValueError(
+                f"the edit of {site.name!r} has low = {low} above high = {high}; give the smaller one first."
+            )
+
     def changed(self, x: jax.Array) -> jax.Array:
         square = jnp.square(x).sum(-1, keepdims=True)
         # The root has no finite gradient at zero, so it never sees one.
@@ -123,10 +136,11 @@ class Clamp(Edit):
 class ForceAttention(Edit):
     """For the site "pattern": the weight on one key becomes `weight`, and the other keys share what is left of the row.
 
-    They keep their proportions and the row its mass. A row in which no other key has weight stays as it is.
+    They keep their proportions and the row its mass. A row in which no other key has weight stays as it is. Nothing
+    masks the key again: let `where` leave out the rows before it, or they see the future.
 
     Attributes:
-      key: index of the key. weight: [..., T, 1]. where: which rows, [..., T, 1] or everywhere.
+      key: index of the key, one or [..., T, 1]. weight: one or [..., T, 1]. where: which rows, [..., T, 1], or all.
     """
 
     key: ArrayLike
@@ -134,13 +148,60 @@ class ForceAttention(Edit):
     where: ArrayLike = True
     per_vector: ClassVar[tuple[str, ...]] = ("weight",)
 
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if site.name.rsplit(".", 1)[-1] != "pattern":
+            raise ValueError(f"ForceAttention edits attention weights, but {site.name!r} has none; edit a 'pattern'.")
+        keys = site.shape[-1]
+        # A key that does not exist would go unnoticed: nothing is forced, but the other keys shrink.
+        if _known(self.key) and not np.all((np.asarray(self.key) >= 0) & (np.asarray(self.key) < keys)):
+            raise ValueError(
+                f"{site.name!r} has {keys} keys, but key {self.key} was given; choose from 0 to {keys - 1}."
+            )
+
     def changed(self, x: jax.Array) -> jax.Array:
-        chosen = jnp.broadcast_to(jnp.arange(x.shape[-1]) == jnp.asarray(self.key), x.shape)
+        keys = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        chosen = keys == jnp.broadcast_to(jnp.asarray(self.key).astype(jnp.int32), x.shape)
         weight = jnp.broadcast_to(jnp.asarray(self.weight).astype(x.dtype), (*x.shape[:-1], 1))
         others = jnp.where(chosen, 0, x).sum(-1, keepdims=True)
         left = x.sum(-1, keepdims=True) - weight
         forced = jnp.where(chosen, weight, x * (left / jnp.where(others != 0, others, 1)))
         return jnp.where(others != 0, forced, x)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Chain(Edit):
+    """Several edits of one site, applied in order: each sees what those before it made of the site."""
+
+    edits: tuple[Edit, ...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for edit in self.edits:
+            x = edit(x)
+        return x
+
+    def check(self, site: Site) -> None:
+        for edit in self.edits:
+            edit.check(site)
+
+
+Edits = Mapping[str, Edit | Sequence[Edit]]
+
+
+def chained(name: str, given: Edit | Sequence[Edit]) -> Edit:
+    """One edit of what stands for a site in `Edits`: an edit, or several in order. Raises ValueError for all else."""
+    edits = given if isinstance(given, list | tuple) else (given,)
+    if bad := [edit for edit in edits if not isinstance(edit, Edit)]:
+        raise ValueError(
+            f"the edit of {name!r} must be an Edit or several, but {type(bad[0]).__name__} was given; "
+            "wrap it, as in Set(value)."
+        )
+    return edits[0] if len(edits) == 1 else Chain(tuple(edits))
+
+
+def _known(*values: ArrayLike) -> bool:
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 Index = int | slice | Sequence[int]
@@ -164,7 +225,9 @@ def at(site: Site, **index: Index) -> jax.Array:
             raise ValueError(f"{site.name!r} has the axes {', '.join(site.axes)}, but not {letter!r}; choose of those.")
         axis = site.axes.index(letter)
         size = site.shape[axis]
-        picked = range(size)[chosen] if isinstance(chosen, slice) else [chosen] if isinstance(chosen, int) else chosen
+        picked = (
+            range(size)[chosen] if isinstance(chosen, slice) else [operator.index(i) for i in np.atleast_1d(chosen)]
+        )
         if bad := [i for i in picked if not -size <= i < size]:
             raise ValueError(
                 f"axis {letter} of {site.name!r} has {size} entries, so index {bad[0]} does not exist; "

@@ -48,6 +48,22 @@ def test_captured_values_fit_together(params):
     np.testing.assert_allclose(value["z"], z, rtol=1e-5, atol=1e-6)
 
 
+def test_a_reduced_capture_is_what_reducing_afterwards_gives(params):
+    capture = {
+        "blocks.0.pattern": lambda x: x[..., 0].mean(2),
+        "blocks.1.resid_post": lambda x: {"norm": jnp.sqrt(jnp.square(x).sum(-1)), "top": x.max()},
+    }
+    plain, whole = run(MODEL, params, TOKENS, capture=list(capture))
+    logits, reduced = run(MODEL, params, TOKENS, capture=capture)
+    np.testing.assert_array_equal(logits, plain)
+    jax.tree.map(np.testing.assert_array_equal, reduced, {name: f(whole[name]) for name, f in capture.items()})
+    # Nothing else comes out of a jit, and it is the same but for fused float32 operations.
+    compiled, small = jax.jit(lambda p: run(MODEL, p, TOKENS, capture=capture))(params)
+    assert [x.shape for x in jax.tree.leaves((compiled, small))] == [(2, 6, 7), (2, 2), (2, 6), ()]
+    for fused, eager in zip(jax.tree.leaves(small), jax.tree.leaves(reduced), strict=True):
+        np.testing.assert_allclose(fused, eager, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("site", sorted(sites(ONE_LAYER)))
 def test_an_edit_is_exact_at_every_site(site):
     params = init(ONE_LAYER, jax.random.key(0))
@@ -111,3 +127,7 @@ def test_mistakes(params):
         run(MODEL, params, TOKENS, edits={"blocks.0.q": Set(jnp.zeros(3))})
     with pytest.raises(ValueError, match="where must be boolean"):
         run(MODEL, params, TOKENS, edits={"blocks.0.q": Set(0.0, jnp.ones(4))})
+    with pytest.raises(ValueError, match="capture must be names of sites, but is the single text 'embed'"):
+        run(MODEL, params, TOKENS, capture="embed")
+    with pytest.raises(ValueError, match=r"tokens must be \[B, T\], but have shape \(6,\)"):
+        run(MODEL, params, TOKENS[0], capture=["embed"])
