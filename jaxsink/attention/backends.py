@@ -8,7 +8,7 @@ from types import MappingProxyType
 import jax
 from jax import Array
 
-from jaxsink.attention import chunked, reference
+from jaxsink.attention import chunked, cudnn, reference
 from jaxsink.attention.call import Aux, Call
 
 
@@ -56,6 +56,7 @@ class Backend:
 # Fastest first: "auto" takes the first that does not refuse and is worthwhile.
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
+        "cudnn": Backend(run=cudnn.run, refuses=cudnn.refuses, has_arrays=False, platforms=("gpu",)),
         "chunked": Backend(run=chunked.run, refuses=chunked.refuses, has_arrays=False, worthwhile=_long),
         "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),
     }

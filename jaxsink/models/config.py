@@ -26,7 +26,9 @@ class TransformerConfig:
       mlp: "relu", or "linear" for an MLP without its non-linearity.
       normalise: LayerNorm (scale and bias) before attention, MLP and read-out; False leaves all three out.
       one_hot: token and position embeddings are fixed one-hots in disjoint coordinates (then D = V + T).
-      dtype: "float32", or "float64" (needs jax_enable_x64).
+      dtype: of parameters and activations, "float32", or "float64" (needs jax_enable_x64).
+      compute_dtype: "bfloat16" for activations and matrix products in it; norms, attention logits, logits over the
+        vocabulary and parameters stay float32. None means `dtype`.
     """
 
     n_layers: int = 1
@@ -42,6 +44,7 @@ class TransformerConfig:
     normalise: bool = True
     one_hot: bool = False
     dtype: Literal["float32", "float64"] = "float32"
+    compute_dtype: Literal["bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model"):
@@ -63,6 +66,10 @@ class TransformerConfig:
             raise ValueError(f"mlp must be 'relu' or 'linear', but {self.mlp!r} was given.")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', but {self.dtype!r} was given.")
+        if self.compute_dtype not in ("bfloat16", None):
+            raise ValueError(f"compute_dtype must be 'bfloat16' or None, but {self.compute_dtype!r} was given.")
+        if self.compute_dtype is not None and self.dtype != "float32":
+            raise ValueError(f"compute_dtype needs dtype='float32', but it is {self.dtype!r}; leave one of them out.")
         for name in ("layers_without_attention", "layers_without_mlp"):
             if bad := [layer for layer in getattr(self, name) if not 0 <= layer < self.n_layers]:
                 raise ValueError(f"{name} must list blocks 0 to {self.n_layers - 1}, but {bad[0]} was given; drop it.")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsink.attention import Causal, alibi_bias, alibi_slopes, attend, rope, sinusoidal, t5_bias
+from jaxsink.models import mixed
 from jaxsink.models.config import TransformerConfig
 from jaxsink.models.taps import Tapped
 
@@ -22,8 +23,11 @@ linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 table_init = nn.initializers.normal(1.0)
 
 
-def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+def layer_norm(name: str, config: TransformerConfig) -> nn.Module:
     """LayerNorm with scale and bias. The paper's linear maps have no bias; its LayerNorm keeps the framework's."""
+    dtype = jnp.dtype(config.dtype)
+    if config.compute_dtype is not None:
+        return mixed.LayerNorm(LAYER_NORM_EPS, dtype, name=name)
     return nn.LayerNorm(
         LAYER_NORM_EPS,
         dtype=dtype,
@@ -41,15 +45,18 @@ class Block(Tapped):
     layer: int
 
     def normalised(self, name: str, x: jax.Array) -> jax.Array:
-        return layer_norm(name, x.dtype)(x) if self.config.normalise else x
+        return layer_norm(name, self.config)(x) if self.config.normalise else x
+
+    def weight(self, name: str, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
+        """A linear map in the dtype of the activations that it meets."""
+        return self.param(name, linear_init, shape, jnp.dtype(self.config.dtype)).astype(dtype)
 
     def attention(self, x: jax.Array) -> jax.Array:
         c = self.config
         d, heads = c.d_model, (c.n_heads, c.d_model // c.n_heads)
 
         def projected(site: str, weight: str) -> jax.Array:
-            w = self.param(weight, linear_init, (d, d), x.dtype)
-            return self.tap(site, (x @ w).reshape(*x.shape[:-1], *heads))
+            return self.tap(site, (x @ self.weight(weight, (d, d), x.dtype)).reshape(*x.shape[:-1], *heads))
 
         q, k, v = projected("q", "W_Q"), projected("k", "W_K"), projected("v", "W_V")
         if c.positions == "rope":
@@ -60,33 +67,36 @@ class Block(Tapped):
         tap = self.tap if self.attention_tap_needed() else None
         bias = self.position_bias(x)
         z = self.tap("z", attend(q, k, v, c.attention, params=params, x=x, mask=Causal(), bias=bias, tap=tap))
-        return z.reshape(x.shape) @ self.param("W_O", linear_init, (d, d), x.dtype)
+        return z.reshape(x.shape) @ self.weight("W_O", (d, d), x.dtype)
 
     def position_bias(self, x: jax.Array) -> jax.Array | None:
         c, length = self.config, x.shape[1]
         if c.positions == "alibi":
             return alibi_bias(alibi_slopes(c.n_heads), length, length)
         if c.positions == "t5":
-            table = self.param("t5", nn.initializers.normal(0.02), (T5_BUCKETS, c.n_heads), x.dtype)
+            table = self.param("t5", nn.initializers.normal(0.02), (T5_BUCKETS, c.n_heads), jnp.dtype(c.dtype))
             return t5_bias(table, length, length)
         return None
 
     def mlp(self, x: jax.Array) -> jax.Array:
         c = self.config
-        hidden = x @ self.param("W_in", linear_init, (c.d_model, c.mlp_width), x.dtype)
+        hidden = x @ self.weight("W_in", (c.d_model, c.mlp_width), x.dtype)
         hidden = self.tap("mlp_pre", hidden)
         hidden = self.tap("mlp_post", nn.relu(hidden) if c.mlp == "relu" else hidden)
-        return hidden @ self.param("W_out", linear_init, (c.mlp_width, c.d_model), x.dtype)
+        return hidden @ self.weight("W_out", (c.mlp_width, c.d_model), x.dtype)
+
+    def laid_out(self, x: jax.Array) -> jax.Array:
+        return x if self.config.compute_dtype is None else mixed.row_major(x)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         x = self.tap("resid_pre", x)
         if self.layer not in c.layers_without_attention:
-            x = x + self.tap("attn_out", self.attention(self.normalised("ln1", x)))
+            x = self.laid_out(x + self.tap("attn_out", self.attention(self.normalised("ln1", x))))
         x = self.tap("resid_mid", x)
         if self.layer not in c.layers_without_mlp:
-            x = x + self.tap("mlp_out", self.mlp(self.normalised("ln2", x)))
+            x = self.laid_out(x + self.tap("mlp_out", self.mlp(self.normalised("ln2", x))))
         return self.tap("resid_post", x)
 
 
@@ -114,13 +124,18 @@ class Transformer(Tapped):
             token = jax.nn.one_hot(tokens, c.d_model, dtype=dtype)
             position = jax.nn.one_hot(self.vocab_size + positions, c.d_model, dtype=dtype)
         else:
-            token = self.param("W_E", table_init, (self.vocab_size, c.d_model), dtype)[tokens]
+            table = self.param("W_E", table_init, (self.vocab_size, c.d_model), dtype)
             position = self.position_vectors(dtype)[positions]
+            if c.compute_dtype is None:
+                token = table[tokens]
+            else:
+                token = mixed.lookup(table, tokens, jnp.dtype(c.compute_dtype))
+                position = position.astype(c.compute_dtype)
         x = self.tap("embed", token) + self.tap("pos_embed", jnp.broadcast_to(position, token.shape))
         if not c.registers:
             return x
         registers = self.param("registers", table_init, (c.registers, c.d_model), dtype)
-        return jnp.concatenate([jnp.broadcast_to(registers, (x.shape[0], *registers.shape)), x], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(registers.astype(x.dtype), (x.shape[0], *registers.shape)), x], axis=1)
 
     def position_vectors(self, dtype: jnp.dtype) -> jax.Array:
         c = self.config
@@ -139,11 +154,13 @@ class Transformer(Tapped):
                 f"{tokens.shape}; shorten them or build a longer model."
             )
         x = self.embedding(tokens)
+        x = x if c.compute_dtype is None else mixed.row_major(x)
         for layer in range(c.n_layers):
             x = Block(config=c, layer=layer, name=f"blocks_{layer}")(x)
         x = x[:, c.registers :]
-        x = self.tap("final_norm", layer_norm("ln_final", x.dtype)(x) if c.normalise else x)
-        return self.tap("logits", x @ self.param("W_U", linear_init, (c.d_model, self.vocab_size), x.dtype))
+        x = self.tap("final_norm", layer_norm("ln_final", c)(x) if c.normalise else x)
+        read_out = self.param("W_U", linear_init, (c.d_model, self.vocab_size), jnp.dtype(c.dtype)).astype(x.dtype)
+        return self.tap("logits", jnp.matmul(x, read_out, preferred_element_type=jnp.dtype(c.dtype)))
 
 
 def init(model: Transformer, key: jax.Array) -> dict[str, Any]:

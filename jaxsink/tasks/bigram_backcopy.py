@@ -329,7 +329,8 @@ def _sequences(task: BigramBackcopy, trigger_free: bool, batch: int, length: int
 
     # The first character is drawn from the row of the start token, also when no start is emitted.
     start = jnp.full((chunk * batch,), task.start_id, jnp.int32)
-    _, emitted = jax.lax.scan(step, (start, start), bits)
+    # A step is a handful of tiny operations: several in one pass halve the time on a GPU and on a CPU.
+    _, emitted = jax.lax.scan(step, (start, start), bits, unroll=4)
     sequences = jnp.moveaxis(emitted.reshape(steps, chunk, batch), 0, 2)
     opening = jnp.full((chunk, batch, task.starts), task.start_id, jnp.int32)
     return jnp.concatenate([opening, sequences], axis=2)
