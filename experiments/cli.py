@@ -84,6 +84,9 @@ def verify(
     triggers: Annotated[
         int, typer.Option(min=1, help="With --text: how many of its most frequent characters trigger.")
     ] = 3,
+    compute: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the training runs; measured is in float32.")
+    ] = "float32",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 if a verdict differs from the expected one.")
     ] = False,
@@ -98,6 +101,8 @@ def verify(
         chosen = _chosen(ids, claims)
         if text is not None:
             chosen = command.on_text(chosen, text, triggers)
+        if compute == "bfloat16":
+            chosen = command.in_bfloat16(chosen)
         if from_results and force:
             raise ValueError("--from-results runs nothing and --force runs everything; give one of them.")
         request = command.Request(
@@ -224,7 +229,9 @@ def bench_attention(
     variants: Annotated[
         list[str] | None, typer.Option("--variants", help="NAME,NAME,... [default: one of each streaming class].")
     ] = None,
-    backend: Annotated[list[str] | None, typer.Option("--backend", help="NAME,NAME,... [default: all].")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="NAME,NAME,... [default: those of this platform].")
+    ] = None,
     long: Annotated[
         int | None,
         typer.Option(min=4, help="Measure chunked alone at a quarter and half of this length and at it, too."),

@@ -148,7 +148,7 @@ def verify(
 
     def when_complete(claim: Claim) -> Result | None:
         if tier not in claim.evidence:
-            return Result(claim, tier, Verdict("not run", note=f"this claim has no {tier} tier"), {})
+            return Result(claim, tier, judge(claim, tier, []), {})
         if any(_name(spec) in pending for spec in claim.evidence[tier].values()):
             return None
         runs = collect(claim, tier, seeds, store, anywhere=from_results)

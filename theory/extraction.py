@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxsink.attention import Softmax
 from jaxsink.models import Transformer
-from jaxsink.probing import run
+from jaxsink.probing import Edits, run
 from jaxsink.tasks import BigramBackcopy
 
 # Of the models' LayerNorm.
@@ -38,13 +38,16 @@ def extractable(model: Transformer, task: BigramBackcopy) -> bool:
     return shape and plain and task.starts == 1
 
 
-def extract(model: Transformer, task: BigramBackcopy, params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
+def extract(
+    model: Transformer, task: BigramBackcopy, params: Any, tokens: jax.Array, edits: Edits | None = None
+) -> dict[str, jax.Array]:
     """The parts of the restricted model and how they stand to its limit. Jittable; it only observes.
 
     Means are over the dormant queries of the batch: those after position 0 that are no triggers.
 
     Args:
       model, task, params: the network and what it was trained on. tokens: int [B, T], inputs.
+      edits: as for `probing.run`; the network is read with them.
 
     Returns:
       Arrays by name, V characters:
@@ -64,7 +67,7 @@ def extract(model: Transformer, task: BigramBackcopy, params: Any, tokens: jax.A
     if not extractable(model, task):
         raise ValueError("extract needs one layer, one softmax head and one start token; ask `extractable` first.")
     sites = {s: f"blocks.0.{s}" for s in ("attn_scores", "pattern", "v", "resid_post")}
-    captured = run(model, params, tokens, capture=list(sites.values()))[1]
+    captured = run(model, params, tokens, capture=list(sites.values()), edits=edits)[1]
     scores, pattern, v = captured[sites["attn_scores"]][:, 0], captured[sites["pattern"]][:, 0], captured[sites["v"]]
     size, dtype, position = task.chain.size, scores.dtype, jnp.arange(tokens.shape[1])
     dormant = (~task.is_trigger(tokens) & (position > 0)[None]).astype(dtype)

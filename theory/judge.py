@@ -101,7 +101,8 @@ def judge(claim: Claim, tier: Tier, seeds: Sequence[Arms]) -> Verdict:
       measures say.
     """
     if tier not in claim.evidence:
-        return Verdict("not run", note=f"this claim has no {tier} tier")
+        needed = " or ".join(claim.evidence)
+        return Verdict("not run", note=f"this claim has no {tier} tier; it needs --profile {needed}")
     if environments := sorted({str(run.manifest["environment"]) for arms in seeds for run in arms.values()})[1:]:
         raise ValueError(
             f"the evidence of {claim.id} comes from {len(environments) + 1} environments, but one interval never "

@@ -181,8 +181,12 @@ def isolated(case: Case | None) -> Any:
 
 
 # All cases ------------------------------------------------------------------------------------------------------
-def cases(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: int | None) -> list[Case]:
-    """All cases; those that are compared with each other follow each other, as load comes and goes.
+def cases(
+    variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: int | None, platform: str = "cpu"
+) -> list[Case]:
+    """All cases, on the backends of the platform if none is named.
+
+    Those that are compared with each other follow each other, as load comes and goes.
 
     Raises:
         ValueError: a variant or backend does not exist; the nearest is named.
@@ -191,8 +195,9 @@ def cases(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: 
         if name not in BACKENDS:
             raise nearest("backend", name, BACKENDS, "jaxsink variants")
     found = []
+    usable = [name for name, row in BACKENDS.items() if platform in row.platforms]
     for variant in chosen(variants or DEFAULT):
-        peers = [*(backends or BACKENDS), *([JAX] if variant == "softmax" else [])]
+        peers = [*(backends or usable), *([JAX] if variant == "softmax" else [])]
         found += [Case(variant, peer, backward, sizes) for backward in (False, True) for peer in peers]
         lengths = () if long is None else (long // 4, long // 2, long)
         for backward in (False, True):
@@ -258,7 +263,7 @@ def bench(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: 
 
     Args:
         variants: names in the catalogue, a few of different classes if empty.
-        backends: names in the table of backends, all if empty.
+        backends: names in the table of backends, those of this platform if empty.
         sizes: of every call.
         long: length up to which the chunked backend alone is measured, too, or None.
         console: where to print.
@@ -269,7 +274,12 @@ def bench(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: 
     Raises:
         ValueError: a variant or backend does not exist.
     """
-    todo = cases(variants, backends, sizes, long)
+    cases(variants, backends, sizes, long)  # a mistake shows before anything is started
+    # Only other processes touch the device: one that holds a GPU leaves the others too little memory.
+    still = isolated(None)
+    if isinstance(still, Failed):
+        raise ValueError(f"the device does not start: {still.reason}.")
+    todo = cases(variants, backends, sizes, long, still.environment["platform"])
     total, done, start = sum(case.cost for case in todo), 0.0, time.monotonic()
     columns = BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     bar = Progress(
@@ -281,10 +291,6 @@ def bench(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: 
         speed_estimate_period=3600.0,  # a case may last for minutes
     )
     rows: Rows = {}
-    # Only other processes touch the device: one that holds a GPU leaves the others too little memory.
-    still = isolated(None)
-    if isinstance(still, Failed):
-        raise ValueError(f"the device does not start: {still.reason}.")
     refused: set[tuple[str, str]] = set()
     stopped = False
     try:

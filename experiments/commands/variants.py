@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -108,7 +108,8 @@ def _defined(attempt: Callable[[], Any]) -> bool:
 
 def support(variant: Variant, backend: str) -> Support:
     """Find out by tracing what a backend does for a variant under a causal mask, without computing anything."""
-    arguments = jax.eval_shape(lambda key: _TRACED.arguments(variant, key), jax.random.key(0))
+    traced = replace(_TRACED, dtype=BACKENDS[backend].dtype)
+    arguments = jax.eval_shape(lambda key: traced.arguments(variant, key), jax.random.key(0))
 
     def run(a: Arguments) -> Array:
         return attend(a.q, a.k, a.v, variant, params=a.params, x=a.x, mask=Causal(), backend=backend)
@@ -133,7 +134,7 @@ def _compact(found: Mapping[str, tuple[Entry, Mapping[str, Support]]]) -> Table:
     table = Table(
         title=f"{len(found)} variants of attention; query i, key j, head h; jaxsink variants NAME for all of one",
         caption=f"Class of blockwise evaluation: {classes}. Under a backend and "
-        "its platforms: the derivatives that it has for the variant, - if it does not take it.",
+        "its platforms: the derivatives that it has for the variant, - if it does not take it on this machine.",
         title_justify="left",
         caption_justify="left",
     )

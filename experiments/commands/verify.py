@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,19 +94,26 @@ def on_text(claims: Sequence[Claim], text: Path, triggers: int) -> list[Claim]:
       ValueError: the text makes no chain, or not one with that many triggers.
     """
 
-    def moved(spec: Spec) -> Spec:
-        if not isinstance(spec, TrainConfig):
-            return spec
+    def moved(spec: TrainConfig) -> TrainConfig:
         return replace(spec, task=replace(spec.task, chain=TextChain(text), n_triggers=triggers))
 
     try:
         TaskConfig(chain=TextChain(text), n_triggers=triggers).build()
     except ValueError as error:
         raise ValueError(f"--text {text} with --triggers {triggers} makes no task: {error}") from error
-    return [
-        replace(c, evidence={tier: {arm: moved(s) for arm, s in arms.items()} for tier, arms in c.evidence.items()})
-        for c in claims
-    ]
+    return _retrained(claims, moved)
+
+
+def in_bfloat16(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims with their training runs computed in bfloat16 (see `TransformerConfig.compute_dtype`)."""
+    return _retrained(claims, lambda spec: replace(spec, model=replace(spec.model, compute_dtype="bfloat16")))
+
+
+def _retrained(claims: Sequence[Claim], changed: Callable[[TrainConfig], TrainConfig]) -> list[Claim]:
+    def arms(given: Mapping[str, Spec]) -> dict[str, Spec]:
+        return {arm: changed(spec) if isinstance(spec, TrainConfig) else spec for arm, spec in given.items()}
+
+    return [replace(c, evidence={tier: arms(given) for tier, given in c.evidence.items()}) for c in claims]
 
 
 def command_line(words: Sequence[str]) -> str:

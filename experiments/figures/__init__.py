@@ -10,9 +10,14 @@ from experiments.figures.attention_maps import attention_maps as attention_maps
 from experiments.figures.dynamics import dynamics as dynamics
 from experiments.figures.evidence import Arms as Arms
 from experiments.figures.evidence import Run as Run
+from experiments.figures.interventions import interventions as interventions
 from experiments.figures.measures import measures as measures
+from experiments.figures.removal import block_removal as block_removal
+from experiments.figures.removal import residual_gradients as residual_gradients
 from experiments.figures.residual_norms import residual_by_token as residual_by_token
 from experiments.figures.residual_norms import residual_norms as residual_norms
+from experiments.figures.settings import copy_probability as copy_probability
+from experiments.figures.settings import key_types as key_types
 from experiments.figures.style import arm_colours as arm_colours
 from experiments.figures.style import save as save
 from experiments.figures.style import style as style
@@ -38,6 +43,11 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "value_norms": _of_runs(value_norms),
         "residual_norms": _of_runs(residual_norms),
         "residual_by_token": _of_runs(residual_by_token),
+        "block_removal": _of_runs(block_removal),
+        "residual_gradients": _of_runs(residual_gradients),
+        "interventions": _of_runs(interventions),
+        "key_types": _of_runs(key_types),
+        "copy_probability": _of_runs(copy_probability),
         "sink_logit_growth": _of_runs(sink_logit_growth),
         "value_convergence": _of_runs(value_convergence),
         "phase_portrait": _of_runs(phase_portrait),

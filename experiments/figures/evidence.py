@@ -75,11 +75,24 @@ def curve(arm: str, runs: Sequence[Run], name: str, layer: int | None = None) ->
         shared = np.intersect1d(shared, _array(run, "step"))
     rows = []
     for run in runs:
-        values = np.asarray(_array(run, name), dtype=np.float64)
-        values = values if layer is None else values[:, layer]
-        rows.append(values[np.isin(_array(run, "step"), shared)])
+        logged = values(run, name)
+        logged = logged if layer is None else logged[:, layer]
+        rows.append(logged[np.isin(_array(run, "step"), shared)])
     stacked = np.stack(rows)
     return Curve(np.unique(shared).astype(np.float64), np.where(np.isfinite(stacked), stacked, np.nan))
+
+
+def values(run: Run, name: str) -> NDArray[np.float64]:
+    """One array of a run in float64.
+
+    Args:
+        run: the run.
+        name: array name.
+
+    Raises:
+        ValueError: the run lacks the array.
+    """
+    return np.asarray(_array(run, name), dtype=np.float64)
 
 
 def layers(arms: Arms) -> int:

@@ -41,6 +41,7 @@ _RESERVED |= {"shakespeare_joint": 5, "shakespeare_contexts": 4, "shakespeare_gr
 _RESERVED |= {"flow_drain": 3, "flow_drain_sparse": 2, "descent_adam": 3, "descent_sgd": 8}
 _RESERVED |= {"peak_adam": 0, "peak_sgd": 1, "peak_sign": 2, "peak_coupled": 3, "path_adam": 0, "path_descent": 1}
 _RESERVED |= {"minimal_one_context": 0, "minimal_many_contexts": 1, "minimal_constant": 2}
+_RESERVED |= {"without_start": 3, "half_copied": 5, "markov": 4}
 _RESERVED |= {"flow_bent": 7, "flow_flat_growth": 4, "minimal_adam": 3, "minimal_sgd": 8, "minimal_frozen": 7}
 
 

@@ -100,6 +100,46 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 _DEEP,
             ),
         },
+        "Causes": {
+            "interventions": Shown(
+                "What follows when attention or value is held",
+                "Attention to <s> and value norm of <s> over training steps, beside the free run, with a diagram of "
+                "which of the two was held, how and from which step on.",
+                (
+                    "softmax",
+                    "attention_uniform",
+                    "norm_held_peak",
+                    "norm_held_start",
+                    "value_frozen",
+                    "norm_held_late",
+                ),
+            ),
+            "block_removal": Shown(
+                "Removal of single blocks",
+                "Peak, sink, value drain and risks of three blocks without each of them, beside what the source says "
+                "of block 0, and a table of what is left when parts are cut.",
+                ("deep_adam",),
+            ),
+            "residual_gradients": Shown(
+                "Gradients and growth at <s>",
+                "Cosines of the gradients at <s> over training and of its growth, and their images under the value map "
+                "of an upper block beside those of a content token and of a random direction.",
+                ("deep_adam",),
+            ),
+        },
+        "Settings": {
+            "key_types": Shown(
+                "What dormant heads attend to without <s>",
+                "Share of dormant attention and value norm by the token of the key, for the tokens that get "
+                "most of it, without <s> and with it.",
+                ("without_start", "softmax"),
+            ),
+            "copy_probability": Shown(
+                "From a Markov chain to Bigram-Backcopy",
+                "Attention to <s> and the risk added by cutting attention, against the probability of a copy.",
+                ("markov", "half_copied", "softmax"),
+            ),
+        },
     }
 )
 """Section to its figures by name, both in the order of the report. A section without any figure is left out."""

@@ -14,14 +14,16 @@ from safetensors import numpy as safetensors
 
 from experiments.studies.product import Advance, Product
 from jaxsink.files import whole
-from jaxsink.training import TrainConfig, log_points, restore, save, seed_keys, train
+from jaxsink.training import Interventions, TrainConfig, log_points, restore, save, seed_keys, train
+from jaxsink.training.by_token import by_token
 from jaxsink.training.loop import TrainState
 from jaxsink.training.observe import ablations, examples
+from jaxsink.training.removal import block_removals
 from jaxsink.training.runs import build
 from theory.extraction import extract, extractable
 
 NAME = "bigram_backcopy"
-VERSION = 3
+VERSION = 4
 # Seconds between checkpoints: what a killed run loses at most.
 CHECKPOINT_SECONDS = 20.0
 
@@ -34,8 +36,12 @@ def label(spec: TrainConfig) -> str:
     layers = "1 layer" if model.n_layers == 1 else f"{model.n_layers} layers"
     optimiser = f"{type(spec.optimiser).__name__} {spec.optimiser.rate:g}"
     loss = "" if spec.loss_on == "all" else f", loss on {spec.loss_on}"
+    other = "".join(f", {one.words}" for one in spec.interventions)
+    other += {0: ", no <s>", 1: "", 2: ", two <s>"}[spec.task.starts]
+    other += "" if spec.task.copy_probability == 1 else f", copies with probability {spec.task.copy_probability:g}"
+    other += "" if model.compute_dtype is None else f", in {model.compute_dtype}"
     size = f"d {model.d_model}, T {spec.length}, batch {spec.batch}, {spec.steps} steps"
-    return f"{layers}, {type(model.attention).__name__}, {optimiser}{loss}; {size}"
+    return f"{layers}, {type(model.attention).__name__}, {optimiser}{loss}{other}; {size}"
 
 
 def cost(spec: TrainConfig) -> float:
@@ -58,13 +64,18 @@ class Trainer:
     def __init__(self, spec: TrainConfig, group: int) -> None:
         self.spec, self.group = spec, group
         self.program, self.model, self.task = build(spec, ensemble=group > 1)
+        interventions = Interventions(self.model, self.task, spec.interventions)
 
-        def finish(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        def finish(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
+            params, edits = state.params, interventions.edits(state)
             tokens = self.task.sample(key, spec.probe_batch, spec.length)[:, :-1]
-            found = ablations(self.model, self.task, params, tokens)
-            found |= examples(self.model, self.task, params, key, spec.length)
+            found = ablations(self.model, self.task, params, tokens, edits)
+            found |= examples(self.model, self.task, params, key, spec.length, edits)
+            found |= by_token(self.model, self.task, params, tokens, edits)
+            if spec.model.n_layers > 1:
+                found |= block_removals(self.model, self.task, params, tokens, edits)
             if extractable(self.model, self.task):
-                found |= extract(self.model, self.task, params, tokens)
+                found |= extract(self.model, self.task, params, tokens, edits)
             return found
 
         self.finish = jax.jit(jax.vmap(finish) if group > 1 else finish)
@@ -96,11 +107,12 @@ class Trainer:
                 so_far = np.array([before + time.monotonic() - start])
                 self._checkpoint(partial, seeds, state, {**curves, "seconds": so_far})
                 saved = time.monotonic()
-        finals = jax.device_get(self.finish(state.params, keys.probe))
+        finals = jax.device_get(self.finish(state, keys.probe))
         params = jax.device_get(state.params)
         seconds = (before + time.monotonic() - start) / len(seeds)
         tokens = [*self.task.chain.characters, "<s>"]
-        manifest = {"tokens": tokens, "label": label(self.spec), "grouped_seeds": list(seeds), "seconds": seconds}
+        manifest = {"tokens": tokens, "triggers": list(self.task.triggers), "label": label(self.spec)}
+        manifest |= {"grouped_seeds": list(seeds), "seconds": seconds}
         return [self._product(i, curves, finals, params, manifest) for i in range(len(seeds))]
 
     def _product(self, index: int, curves: Curves, finals: Curves, params: Any, manifest: Mapping[str, Any]) -> Product:

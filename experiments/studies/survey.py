@@ -58,7 +58,7 @@ def _compiled(run: TrainConfig) -> Callable[[Keys], dict[str, jax.Array]]:
         state = program.init(keys.init)
         for _ in range(run.steps // run.chunk_steps):
             state, _ = program.chunk(state, keys.data)
-        found = program.measure(state.params, keys.probe)
+        found = program.measure(state, keys.probe)
         return {name: found[name] for name in MEASURED}
 
     return jax.jit(whole_run)

@@ -37,6 +37,7 @@ class Backend:
         refuses: why it cannot take a call (a half sentence for the error), or None if it can.
         has_arrays: whether scores and weights exist as [B, N, T, S] arrays, which a tap needs.
         platforms: where it runs, as JAX names platforms.
+        dtype: one that it takes for q, k and v.
         worthwhile: whether "auto" should take it for a call that it does not refuse.
     """
 
@@ -44,6 +45,7 @@ class Backend:
     refuses: Callable[[Call], str | None]
     has_arrays: bool
     platforms: tuple[str, ...] = ("cpu", "gpu", "tpu")
+    dtype: str = "float32"
     worthwhile: Callable[[Call], bool] = _always
 
     def refusal(self, call: Call) -> str | None:
@@ -56,7 +58,7 @@ class Backend:
 # Fastest first: "auto" takes the first that does not refuse and is worthwhile.
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
-        "cudnn": Backend(run=cudnn.run, refuses=cudnn.refuses, has_arrays=False, platforms=("gpu",)),
+        "cudnn": Backend(run=cudnn.run, refuses=cudnn.refuses, has_arrays=False, platforms=("gpu",), dtype="bfloat16"),
         "chunked": Backend(run=chunked.run, refuses=chunked.refuses, has_arrays=False, worthwhile=_long),
         "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),
     }

@@ -10,6 +10,7 @@ from jaxsink.training.config import (
     digest,
     plain,
 )
+from jaxsink.training.interventions import HoldNorm, HoldValue, Intervention, Interventions, UniformAttention
 from jaxsink.training.loop import Keys, Point, Program, TrainState, make_program, seed_keys, train
 from jaxsink.training.optimisers import SGD, Adam, AdamW, Muon, Optimiser, SignSGD
 from jaxsink.training.runs import build
@@ -20,6 +21,10 @@ __all__ = [
     "Adam",
     "AdamW",
     "DirichletChain",
+    "HoldNorm",
+    "HoldValue",
+    "Intervention",
+    "Interventions",
     "Keys",
     "Muon",
     "Optimiser",
@@ -31,6 +36,7 @@ __all__ = [
     "TextChain",
     "TrainConfig",
     "TrainState",
+    "UniformAttention",
     "build",
     "digest",
     "log_points",

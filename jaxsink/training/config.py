@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jaxsink.models import Transformer, TransformerConfig
 from jaxsink.tasks import BigramBackcopy, BigramChain, dirichlet, from_text, shakespeare
+from jaxsink.training.interventions import Intervention, require_fitting
 from jaxsink.training.optimisers import AdamW, Optimiser
 
 
@@ -75,6 +76,10 @@ class TrainConfig:
       loss_on: positions whose loss is trained: "all", or "triggers" for the copy positions only.
       chunk_steps: steps in one compiled program; the spacing of log points is a multiple of it.
       probe_batch: sequences on which a log point is measured.
+      interventions: what is held or forced in training, and from which step on; measured is the network with them.
+
+    Raises:
+      ValueError: a field is out of range, or an intervention does not fit the task or the length of the run.
     """
 
     task: TaskConfig = TaskConfig()
@@ -86,6 +91,7 @@ class TrainConfig:
     loss_on: Literal["all", "triggers"] = "all"
     chunk_steps: int = 10
     probe_batch: int = 256
+    interventions: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss_on not in ("all", "triggers"):
@@ -93,6 +99,7 @@ class TrainConfig:
         for name in ("length", "batch", "steps", "chunk_steps", "probe_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but {getattr(self, name)} was given; raise it.")
+        require_fitting(self.interventions, self.task.starts, self.steps)
 
     def transformer(self, task: BigramBackcopy) -> Transformer:
         return Transformer(vocab_size=task.vocab_size, max_length=self.length, config=self.model)

@@ -14,11 +14,15 @@ Measured = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes. `step` is int32 []; with an ensemble every leaf has a leading seed axis."""
+    """Everything that a step changes. `step` is int32 []; with an ensemble every leaf has a leading seed axis.
+
+    `held` is what interventions hold on to, arrays by name: {} in a run without any.
+    """
 
     params: Params
     opt_state: Any
     step: jax.Array
+    held: dict[str, jax.Array]
 
 
 class Program(NamedTuple):
@@ -27,13 +31,13 @@ class Program(NamedTuple):
     Attributes:
       init: key -> TrainState.
       chunk: (TrainState, data key) -> (TrainState, mean loss of the chunk []). Donates the state it is given.
-      measure: (params, key) -> named arrays. It only observes.
+      measure: (TrainState, key) -> named arrays. It only observes.
       chunk_steps: steps in one chunk.
     """
 
     init: Callable[[jax.Array], TrainState]
     chunk: Callable[[TrainState, jax.Array], tuple[TrainState, jax.Array]]
-    measure: Callable[[Params, jax.Array], Measured]
+    measure: Callable[[TrainState, jax.Array], Measured]
     chunk_steps: int
 
 
@@ -52,12 +56,13 @@ def seed_keys(seed: int) -> Keys:
 
 def make_program(
     init_params: Callable[[jax.Array], Params],
-    loss: Callable[[Params, jax.Array], jax.Array],
+    loss: Callable[[TrainState, jax.Array], jax.Array],
     sample_many: Callable[[jax.Array], jax.Array],
     optimiser: optax.GradientTransformation,
-    measure: Callable[[Params, jax.Array], Measured],
+    measure: Callable[[TrainState, jax.Array], Measured],
     chunk_steps: int,
     *,
+    held: Callable[[TrainState], dict[str, jax.Array]] = lambda state: {},
     ensemble: bool = False,
 ) -> Program:
     """Compile a training run from its pure parts.
@@ -65,23 +70,27 @@ def make_program(
     The batch of step s depends on (data key, s) alone, so neither the chunk length nor a resume moves it.
 
     Args:
-      init_params: key -> params. loss: (params, batch) -> scalar.
+      init_params: key -> params. loss: (state, batch) -> scalar, of which the gradient is taken in the parameters.
       sample_many: keys [chunk_steps] -> batches with a leading axis of chunk_steps, made in one go.
-      optimiser: an optax transformation. measure: (params, key) -> named arrays, called at log points.
+      optimiser: an optax transformation. measure: (state, key) -> named arrays, called at log points.
       chunk_steps: steps in one compiled program.
+      held: what a state holds, from its parameters, its step and what was held one step before ({} at step 0).
       ensemble: put a leading seed axis on every argument and result (`jax.vmap`).
     """
 
     def init(key: jax.Array) -> TrainState:
         params = init_params(key)
-        return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32))
+        state = TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32), {})
+        return state._replace(held=held(state))
 
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, jax.Array]:
-        value, gradient = jax.value_and_grad(loss)(state.params, batch)
+        value, gradient = jax.value_and_grad(lambda params: loss(state._replace(params=params), batch))(state.params)
         # optax mixes Python floats with int32 counters, which strict promotion (our tests' climate) forbids.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), value
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(params, opt_state, state.step + 1, state.held)
+        return state._replace(held=held(state)), value
 
     def chunk(state: TrainState, data_key: jax.Array) -> tuple[TrainState, jax.Array]:
         numbers = state.step + jnp.arange(chunk_steps, dtype=jnp.int32)
@@ -121,4 +130,4 @@ def train(program: Program, state: TrainState, keys: Keys, points: Sequence[int]
         while step < point:
             state, loss = program.chunk(state, keys.data)
             step += program.chunk_steps
-        yield Point(step, state, program.measure(state.params, keys.probe), loss)
+        yield Point(step, state, program.measure(state, keys.probe), loss)

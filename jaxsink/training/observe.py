@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsink import metrics
 from jaxsink.models import Transformer
-from jaxsink.probing import Set, run
+from jaxsink.probing import Edits, Set, merge, run
 from jaxsink.tasks import BigramBackcopy
 
 Params = Any
@@ -60,12 +60,15 @@ def _output_matrix(model: Transformer, params: Params, layer: int) -> jax.Array:
     return jnp.reshape(w_o, (c.n_heads, c.d_model // c.n_heads, c.d_model))
 
 
-def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: jax.Array) -> Measured:
+def observe(
+    model: Transformer, task: BigramBackcopy, params: Params, tokens: jax.Array, edits: Edits | None = None
+) -> Measured:
     """Risks and, for every block, sink, drain and peak, on the tokens given. Jittable; it only observes.
 
     Args:
       model, task, params: the network and what it was trained on.
       tokens: int [B, T], inputs.
+      edits: as for `probing.run`: what is measured is the network with them.
 
     Returns:
       Arrays by name: scalars "backcopy", "bigram" (nats), "baseline" (Attn_<s> of uniform attention), and with a
@@ -81,7 +84,7 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
     attended = ("attn_scores", "pattern", "v") if model.config.has_scores else ("pattern", "v")
     wanted = [f"blocks.{i}.{site}" for i in with_attention for site in attended]
     wanted += [f"blocks.{i}.resid_post" for i in layers]
-    logits, captured = run(model, params, tokens, capture=wanted)
+    logits, captured = run(model, params, tokens, capture=wanted, edits=edits)
     trigger, dormant = _query_masks(task, tokens)
     ordinary = trigger | dormant
     content = ordinary & (tokens == int(np.argmax(task.chain.marginal)))
@@ -129,8 +132,13 @@ def observe(model: Transformer, task: BigramBackcopy, params: Params, tokens: ja
     return risks(task, jax.nn.log_softmax(logits), tokens) | {"baseline": metrics.uniform_baseline(dormant)} | stacked
 
 
-def ablations(model: Transformer, task: BigramBackcopy, params: Params, tokens: jax.Array) -> Measured:
-    """Risks (nats) when every attention, or every MLP, adds nothing, and when the output is uniform."""
+def ablations(
+    model: Transformer, task: BigramBackcopy, params: Params, tokens: jax.Array, edits: Edits | None = None
+) -> Measured:
+    """Risks (nats) when every attention, or every MLP, adds nothing, and when the output is uniform.
+
+    `edits` are in force, too, as in `observe`.
+    """
     layers, config = range(model.config.n_layers), model.config
     cut = {
         "attention": [f"blocks.{i}.attn_out" for i in layers if i not in config.layers_without_attention],
@@ -138,7 +146,7 @@ def ablations(model: Transformer, task: BigramBackcopy, params: Params, tokens: 
     }
     result: Measured = {}
     for part, names in cut.items():
-        logits, _ = run(model, params, tokens, edits={name: Set(0.0) for name in names})
+        logits, _ = run(model, params, tokens, edits=merge(edits or {}, {name: Set(0.0) for name in names}))
         result |= {
             f"no_{part}_{name}": value for name, value in risks(task, jax.nn.log_softmax(logits), tokens).items()
         }
@@ -146,8 +154,17 @@ def ablations(model: Transformer, task: BigramBackcopy, params: Params, tokens: 
     return result | {f"uniform_{name}": value for name, value in risks(task, uniform, tokens).items()}
 
 
-def examples(model: Transformer, task: BigramBackcopy, params: Params, key: jax.Array, length: int) -> Measured:
+def examples(
+    model: Transformer,
+    task: BigramBackcopy,
+    params: Params,
+    key: jax.Array,
+    length: int,
+    edits: Edits | None = None,
+) -> Measured:
     """A trigger-rich and a trigger-free sequence with their maps and norms, for the pictures.
+
+    `edits` are in force, as in `observe`.
 
     Returns:
       "example_tokens" int [2, T] and "example_triggers" bool [2, T]; row 0 is the sequence with the most triggers of
@@ -162,7 +179,8 @@ def examples(model: Transformer, task: BigramBackcopy, params: Params, key: jax.
     skip = model.config.registers
     with_attention = [i for i in layers if i not in model.config.layers_without_attention]
     sites = [f"blocks.{i}.{site}" for i in with_attention for site in ("pattern", "v")]
-    _, captured = run(model, params, tokens, capture=[*sites, *(f"blocks.{i}.resid_post" for i in layers)])
+    wanted = [*sites, *(f"blocks.{i}.resid_post" for i in layers)]
+    _, captured = run(model, params, tokens, capture=wanted, edits=edits)
 
     def attention(layer: int) -> jax.Array:
         if layer in with_attention:

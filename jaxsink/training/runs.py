@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxsink.models import Transformer, init
+from jaxsink.probing import Edits, run
 from jaxsink.tasks import BigramBackcopy
 from jaxsink.training.config import TrainConfig
-from jaxsink.training.loop import Program, make_program
-from jaxsink.training.observe import observe
+from jaxsink.training.interventions import Interventions
+from jaxsink.training.loop import Program, TrainState, make_program
+from jaxsink.training.observe import Measured, observe
+from jaxsink.training.residual_gradients import residual_gradients
 
 
-def next_token_loss(model: Transformer, task: BigramBackcopy, params: Any, batch: jax.Array, loss_on: str) -> jax.Array:
+def next_token_loss(
+    model: Transformer,
+    task: BigramBackcopy,
+    params: Any,
+    batch: jax.Array,
+    loss_on: str,
+    edits: Edits | None = None,
+) -> jax.Array:
     """Mean cross-entropy (nats) of the next token over all positions, or over the copy positions only.
 
     Args:
       model, task, params: the network and its task.
       batch: int [B, T + 1]: inputs and, one to the right, targets.
       loss_on: "all" or "triggers".
+      edits: as for `probing.run`: the loss is that of the network with them.
     """
     inputs, targets = batch[:, :-1], batch[:, 1:]
-    # Flax types `apply` for every way of calling it; without mutable collections it returns the output alone.
-    log_probs = jax.nn.log_softmax(cast(jax.Array, model.apply({"params": params}, inputs)))
+    log_probs = jax.nn.log_softmax(run(model, params, inputs, edits=edits)[0])
     losses = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
     if loss_on == "all":
         return losses.mean()
@@ -36,23 +47,38 @@ def next_token_loss(model: Transformer, task: BigramBackcopy, params: Any, batch
 def build(config: TrainConfig, *, ensemble: bool = False) -> tuple[Program, Transformer, BigramBackcopy]:
     """The program, network and task of a configuration.
 
+    Whatever the compute dtype of the training, the network that is returned and measured is that of the parameters
+    in their own dtype: norms and attention are not read off rounded activations.
+
     Args:
       config: the run. ensemble: whether every argument and result carries a leading seed axis.
 
     Raises:
-      ValueError: the chain cannot be built, or the task does not fit it.
+      ValueError: the chain cannot be built, or the task does not fit it, or an intervention not the network.
     """
     task = config.task.build()
-    model = config.transformer(task)
+    trained = config.transformer(task)
+    model = trained.clone(config=replace(config.model, compute_dtype=None))
+    interventions = Interventions(model, task, config.interventions)
+
+    def measure(state: TrainState, key: jax.Array) -> Measured:
+        tokens = task.sample(key, config.probe_batch, config.length)[:, :-1]
+        edits = interventions.edits(state)
+        found = observe(model, task, state.params, tokens, edits)
+        if config.model.n_layers > 1:
+            found |= residual_gradients(model, task, state.params, tokens, config.loss_on, edits)
+        return found
+
     program = make_program(
         init_params=lambda key: init(model, key),
-        loss=lambda params, batch: next_token_loss(model, task, params, batch, config.loss_on),
+        loss=lambda state, batch: next_token_loss(
+            trained, task, state.params, batch, config.loss_on, interventions.edits(state)
+        ),
         sample_many=lambda keys: task.sample_many(keys, config.batch, config.length),
         optimiser=config.optimiser.build(),
-        measure=lambda params, key: observe(
-            model, task, params, task.sample(key, config.probe_batch, config.length)[:, :-1]
-        ),
+        measure=measure,
         chunk_steps=config.chunk_steps,
+        held=interventions.held,
         ensemble=ensemble,
     )
     return program, model, task

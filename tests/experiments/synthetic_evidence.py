@@ -29,7 +29,7 @@ class SyntheticRun(NamedTuple):
 
 
 def run(layers: int, seed: int, kind: str = "adam", length: int = 33, last_step: int = 1200) -> SyntheticRun:
-    """A run in which a sink forms around step 150; `kind` is adam, sgd (no peak) or relu (no sink)."""
+    """A run in which a sink forms around step 150; `kind` is adam, sgd (no peak), relu (no sink) or any other name."""
     rng = np.random.default_rng([seed, *kind.encode()])
     step = np.unique(np.concatenate([[0], np.geomspace(1, last_step, 40).astype(int)]))
     points, ids = step.size, len(CHARACTERS) + 1
@@ -68,7 +68,13 @@ def run(layers: int, seed: int, kind: str = "adam", length: int = 33, last_step:
         "bigram": 2 * np.exp(-step / 25) * noise[:, 0] + 0.004,
         "baseline": np.float32(0.124),
         **_examples(rng, layers, length, sink[-1]),
+        **_by_token(rng, layers, ids),
+        **{f"no_attention_{name}": np.float64(value) for name, value in (("backcopy", 6.0), ("bigram", 0.01))},
+        "no_mlp_bigram": np.float64(2.0),
+        "uniform_bigram": np.float64(2.1),
     }
+    if layers > 1:
+        arrays |= _of_several_blocks(rng, arrays)
     arrays = {
         name: values.astype(np.float32) if values.dtype == np.float64 else values for name, values in arrays.items()
     }
@@ -77,9 +83,40 @@ def run(layers: int, seed: int, kind: str = "adam", length: int = 33, last_step:
         "key": f"{kind}{seed:03x}",
         "seed": seed,
         "tokens": [*CHARACTERS, "<s>"],
+        "triggers": [CHARACTERS.index(character) for character in " et"],
         "label": kind,
+        "spec": {"task": {"copy_probability": {"markov": 0.0, "half_copied": 0.5}.get(kind, 1.0)}},
     }
     return SyntheticRun(arrays, manifest, seed)
+
+
+def _of_several_blocks(rng: np.random.Generator, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Block 0 makes the peak, in one direction that value maps do not see; gradients point anywhere."""
+    points, layers = arrays["peak_ratio"].shape
+    found = {}
+    for name, cut in (("peak_ratio", 1.0), ("dlogit", 1.0), ("value_ratio", 0.8), ("attn_start", 0.2)):
+        found[f"removed_{name}"] = np.repeat(arrays[name][-1:], layers, axis=0)
+        found[f"removed_{name}"][0] = cut
+    for name in ("backcopy", "bigram"):
+        found[f"removed_{name}"] = arrays[name][-1] + 1 / (1 + np.arange(layers))
+    for name in ("gradient_start", "gradient_content", "residual_start", "residual_content"):
+        found[name] = rng.standard_normal((points, 16))
+        found[f"{name}_image"] = np.exp(rng.normal(0, 0.2, (points, layers)))
+        found[f"{name}_image"][:, 0] = np.nan
+    found["residual_start"] += 3 * np.arange(points)[:, None]
+    found["residual_start_image"] /= 4
+    return found
+
+
+def _by_token(rng: np.random.Generator, layers: int, ids: int) -> dict[str, NDArray[Any]]:
+    value_norm = 4 + rng.random((layers, ids))
+    value_norm[:, 2] = np.nan  # a character that does not occur
+    return {
+        "attention_by_token": rng.dirichlet(np.ones(ids), layers),
+        "value_norm_by_token": value_norm,
+        "uniform_by_token": rng.dirichlet(np.ones(ids)),
+        "copy_share": np.float64(0.25),
+    }
 
 
 def _examples(rng: np.random.Generator, layers: int, length: int, sink: float) -> dict[str, NDArray[Any]]:
@@ -111,6 +148,24 @@ def _examples(rng: np.random.Generator, layers: int, length: int, sink: float) -
 
 def arms(layers: int, kinds: tuple[str, ...] = ("adam",), seeds: int = 3) -> dict[str, list[SyntheticRun]]:
     return {kind: [run(layers, seed, kind) for seed in range(seeds)] for kind in kinds}
+
+
+CUTS: dict[str, Any] = {
+    "free": None,
+    "even": {"type": "UniformAttention", "layer": 0, "key": 0, "from_step": 0},
+    "norm": {"type": "HoldNorm", "site": "blocks.0.v", "position": 0, "from_step": 1000},
+    "elsewhere": {"type": "HoldValue", "site": "blocks.0.attn_out", "position": 0, "from_step": 20},
+}
+
+
+def causes(seeds: int = 2) -> dict[str, list[SyntheticRun]]:
+    """Runs with interventions, one arm each, and the free run; those with interventions are shorter."""
+
+    def cut(seed: int, one: Any) -> SyntheticRun:
+        made = run(1, seed, "relu" if one else "adam", last_step=1200 if one else 6000)
+        return made._replace(manifest={**made.manifest, "spec": {"interventions": [one] if one else []}})
+
+    return {arm: [cut(seed, one) for seed in range(seeds)] for arm, one in CUTS.items()}
 
 
 def measure(name: str, values: list[float], low: float | None, high: float | None, **more: Any) -> dict[str, Any]:

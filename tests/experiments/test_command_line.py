@@ -83,7 +83,9 @@ def test_without_evidence_from_results_says_so_and_makes_nothing(jaxsink: Any) -
 
 
 def test_a_tier_that_a_claim_lacks_is_no_failure(jaxsink: Any) -> None:
-    assert jaxsink.code(jaxsink.verify("--profile", "paper", "--strict")) == 0
+    result = jaxsink.verify("--profile", "paper", "--strict")
+    assert jaxsink.code(result) == 0
+    assert result.stdout.count("this claim has no paper tier; it needs --profile quick") == 3
     assert "verify-paper/claims.json" in jaxsink.report
 
 

@@ -16,7 +16,7 @@ import pytest
 
 
 def test_an_unknown_claim_brings_the_nearest(jaxsink: Any) -> None:
-    for wanted, nearest in (("bb1", "BB1'"), ("BB111", "BB11'"), ("RP4", "RP"), ("XX9", "")):
+    for wanted, nearest in (("bb1", "BB1'"), ("BB111", "BB11'"), ("RP99", "RP"), ("XX9", "")):
         result = jaxsink("verify", wanted)
         jaxsink.assert_mistake(result, f"there is no claim '{wanted}'; the nearest is '{nearest}", "jaxsink claims")
     jaxsink.assert_mistake(jaxsink("claims", "XX9"), "there is no claim 'XX9'")

@@ -31,6 +31,8 @@ THREE_ARMS = ("adam", "sgd", "relu")
 
 
 def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
+    if kinds == ("causes",):
+        return figures.FIGURES[name](made_up.causes(), {})
     if kinds == ("survey",):
         return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
     calculated = set(kinds) <= set(made_up.THEORY)
@@ -47,7 +49,11 @@ CASES = [
     ("value_norms", 3, ("adam",)),
     ("residual_norms", 3, THREE_ARMS),
     ("residual_by_token", 3, ("adam", "relu")),
+    ("block_removal", 3, ("adam",)),
+    ("residual_gradients", 3, ("adam",)),
     ("measures", 1, ("adam",)),
+    ("key_types", 1, ("without_start", "softmax")),
+    ("copy_probability", 1, ("markov", "half_copied", "softmax")),
     ("sink_logit_growth", 1, ("flow_growth", "flow_bent", "flow_flat_growth", "flow_joint", "flow_contexts")),
     ("value_convergence", 1, ("flow_drain", "flow_joint", "flow_drain_sparse")),
     ("phase_portrait", 1, ("flow_joint", "flow_contexts", "flow_joint_sparse", "flow_joint_flat")),
@@ -55,6 +61,7 @@ CASES = [
     ("peak_mechanism", 1, ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled", "peak_sweep")),
     ("order_of_convergence", 1, ("path_descent", "path_adam")),
     ("variant_survey", 1, ("survey",)),
+    ("interventions", 1, ("causes",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
 
@@ -99,6 +106,67 @@ def test_a_survey_shows_every_variant_of_every_seed_sorted_within_its_group() ->
     assert groups == sorted(groups, key=["keeps", "removes", "open"].index)
 
 
+def test_key_types_are_sorted_by_the_mean_share() -> None:
+    runs = made_up.arms(1, ("without_start",))
+    share, norm = figures.key_types(runs).axes
+    wanted = np.mean([run.arrays["attention_by_token"][0].astype(float) for run in runs["without_start"]], axis=0)
+    order = np.argsort(-wanted, kind="stable")
+    np.testing.assert_array_equal([bar.get_height() for bar in share.patches], wanted[order])
+    names = runs["without_start"][0].manifest["tokens"]
+    assert [text.get_text() for text in norm.get_xticklabels()] == [token_label(names[i]) for i in order]
+    red = {names[i] for i, bar in zip(order, share.patches, strict=True) if to_hex(bar.get_facecolor()) == "#c04000"}
+    assert red == {" ", "e", "t"}
+
+
+def test_copy_probability_has_a_point_for_each_run() -> None:
+    runs = made_up.arms(1, ("softmax", "markov", "half_copied"))
+    runs["softmax"] = [made_up.run(1, seed, "softmax", last_step=6000) for seed in range(3)]
+    sink, cost = figures.copy_probability(runs).axes
+    for axes in (sink, cost):
+        (means,) = (line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 3)
+        np.testing.assert_array_equal(means.get_xdata(), [0, 0.5, 1])
+    # The longer run is read where the others end.
+    longer = runs["softmax"][0].arrays
+    at = np.abs(longer["step"].astype(float) - 1200).argmin()
+    dots = np.concatenate([line.get_ydata() for line in sink.lines if line.get_marker() == "."])
+    assert float(longer["attn_start"][at, 0]) in dots
+    last = longer["backcopy"][-1], longer["bigram"][-1]
+    worth = 0.25 * (6.0 - float(last[0])) + 0.75 * (0.01 - float(last[1]))
+    dots = np.concatenate([line.get_ydata() for line in cost.lines if line.get_marker() == "."])
+    assert np.abs(dots - worth).min() < 1e-6  # float32
+
+
+def test_interventions_show_what_was_cut_beside_the_free_run() -> None:
+    runs = made_up.causes()
+    figure = figures.interventions(runs)
+    rows = [figure.axes[i : i + 3] for i in range(0, len(figure.axes), 3)]
+    told = {
+        "even": ("Attention to <s> forced even,\nfrom the start", 0, "value", [1]),
+        "norm": ("Norm of the value of <s> held,\nfrom step 1,000 on", 1000, "attention", [2]),
+        "elsewhere": ("blocks.0.attn_out at position 0 held,\nfrom step 20 on", 20, "", []),
+    }
+    assert len(rows) == len(told)
+    for row, (arm, (title, step, follows, shaded)) in zip(rows, told.items(), strict=True):
+        assert row[0].get_title("left") == title
+        held = [text.get_text() for text in row[0].texts if "(held)" in text.get_text()]
+        assert len(held) == len(shaded)
+        assert not any(follows in text for text in held if follows)
+        assert [i for i in (1, 2) if row[i].patches] == shaded
+        for axes, name in zip(row[1:], ("attn_start", "value_norm_start"), strict=True):
+            (free, cut) = (line for line in axes.lines if line.get_linewidth() > 2)
+            for line, wanted in ((free, "free"), (cut, arm)):
+                mean = np.mean([run.arrays[name][:, 0].astype(float) for run in runs[wanted]], axis=0)
+                np.testing.assert_allclose(line.get_ydata(), mean, rtol=1e-12)
+            assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [step]
+            # The free run goes on, but nothing is compared there.
+            assert axes.get_xlim()[1] == 1200
+
+
+def test_without_an_intervention_there_is_nothing_to_show() -> None:
+    with pytest.raises(ValueError, match="at least one arm with an intervention, got adam"):
+        figures.interventions(made_up.arms(1, seeds=1))
+
+
 def panel(figure: Figure, title: str) -> Any:
     (found,) = (axes for axes in figure.axes if axes.get_title("left") == title)
     return found
@@ -120,6 +188,40 @@ def test_dynamics_shows_each_seed_and_the_mean() -> None:
         assert mean.get_xdata()[0] == 0
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in dashed] == [pytest.approx(0.124, abs=1e-4)]  # rounded to 4 digits
+
+
+def test_block_removal_shows_the_network_with_and_without_each_block() -> None:
+    runs = made_up.arms(3, ("adam",), seeds=2)
+    figure = figures.block_removal(runs)
+    axes = panel(figure, "Val ratio of <s> where the sink is")
+    # In made-up runs the sink is strongest in the first of the upper blocks.
+    whole = [float(run.arrays["value_ratio"][-1, 1]) for run in runs["adam"]]
+    lines = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(lines, [[value, 0.8, value, value] for value in whole], rtol=1e-6)
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(np.mean(lines, axis=0))
+    (source,) = (line for line in axes.lines if line.get_linestyle() == "--")
+    assert source.get_ydata()[0] == pytest.approx(5 * np.mean(whole))
+    (table,) = figure.axes[-1].tables
+    cells = {position: cell.get_text().get_text() for position, cell in table.get_celld().items()}
+    assert [cells[3, column] for column in (1, 2, 3)] == [number(np.mean(whole)), "block 0", "0.8"]
+    assert [cells[6, column] for column in (2, 3)] == ["all MLPs", number(2.0 / 2.1)]
+
+
+def test_residual_gradients_shows_cosines_and_images() -> None:
+    runs = made_up.arms(3, ("adam",), seeds=2)
+    figure = figures.residual_gradients(runs)
+    gradients = runs["adam"][0].arrays["gradient_start"].astype(float)
+    shown = np.asarray(panel(figure, "Cosines of gradients at <s>").images[0].get_array())
+    norms = np.linalg.norm(gradients, axis=1)
+    np.testing.assert_allclose(shown, gradients @ gradients.T / np.outer(norms, norms), atol=1e-9)
+    # Made-up states grow in one direction, with noise.
+    grown = np.asarray(panel(figure, "Cosines of growth at <s>").images[0].get_array())
+    assert np.median(grown) > 0.9 > 0.3 > np.abs(np.median(shown))
+    axes = panel(figure, "Image of the residual state under the value map")
+    thick = {line.get_label(): line.get_ydata() for line in axes.lines if line.get_linewidth() > 2}
+    logs = [np.log(run.arrays["residual_start_image"][:, 1]) for run in runs["adam"]]
+    np.testing.assert_allclose(thick["<s>"], np.exp(np.mean(logs, axis=0)), rtol=1e-5)
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [1]
 
 
 def test_step_zero_stands_left_of_the_first_step() -> None:

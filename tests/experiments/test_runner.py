@@ -178,7 +178,7 @@ def test_a_claim_that_cannot_be_judged_fails_alone(numbers: ModuleType, study: A
 def test_a_claim_without_this_tier_is_no_failure(numbers: ModuleType, study: Any, store: EvidenceStore) -> None:
     (result,) = verify(numbers.three()[:1], "paper", SEEDS, store, Reporter())
     assert (result.verdict.status, result.failed) == ("not run", False)
-    assert "no paper tier" in result.verdict.note
+    assert result.verdict.note == "this claim has no paper tier; it needs --profile quick"
     assert study.made == []
 
 

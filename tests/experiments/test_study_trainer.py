@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.studies import bigram_backcopy
 from experiments.studies.bigram_backcopy import Product, Trainer
+from jaxsink.tasks import BigramBackcopy
+from jaxsink.training import HoldNorm, HoldValue, UniformAttention
 
 # Log points, blocks, token ids with <s>, and positions of the tiny run.
 P, L, IDS, T = 5, 1, 7, 8
@@ -28,6 +31,9 @@ SHAPES = {
     **dict.fromkeys(("example_tokens", "example_triggers"), (2, T)),
     **dict.fromkeys(("example_value_norm", "example_resid_norm"), (2, L, T)),
     "example_attention": (2, L, T, T),
+    **dict.fromkeys(("attention_by_token", "value_norm_by_token"), (L, IDS)),
+    "uniform_by_token": (IDS,),
+    "copy_share": (),
     **{f"extracted_{name}": (IDS - 1,) for name in ("share", "alpha", "beta", "mean_b", "limit")},
     **{f"extracted_{name}": () for name in ("alpha_mean", "alpha_spread", "alpha_variation", "keys")},
     **{f"extracted_{name}": () for name in ("cosine", "cosine_b", "drain", "drain_limit", "drain_b")},
@@ -99,9 +105,24 @@ def test_evidence_has_the_documented_arrays(whole: list[Product]) -> None:
     assert arrays["loss"][-1] < arrays["loss"][1]
 
 
-def test_manifest_has_what_reader_and_figures_need(whole: list[Product]) -> None:
+def test_several_blocks_have_gradients_and_removals(tiny: ModuleType, tmp_path: Path) -> None:
+    spec = replace(tiny.TINY, model=replace(tiny.TINY.model, n_layers=2), steps=10)
+    (product,) = Trainer(spec, 1).run([0], tmp_path, nothing)
+    more = {name: values.shape for name, values in product.arrays.items() if name not in SHAPES}
+    vectors = [f"{what}_{where}" for what in ("gradient", "residual") for where in ("start", "content")]
+    assert more == {
+        **dict.fromkeys(vectors, (2, 8)),
+        **{f"{name}_image": (2, 2) for name in vectors},
+        **{f"removed_{name}": (2, 2) for name in ("peak_ratio", "dlogit", "value_ratio", "attn_start")},
+        **dict.fromkeys(("removed_backcopy", "removed_bigram"), (2,)),
+    }
+
+
+def test_manifest_has_what_reader_and_figures_need(tiny: ModuleType, whole: list[Product]) -> None:
     manifest = whole[1].manifest
     assert manifest["tokens"] == ["0", "1", "2", "3", "4", "5", "<s>"]
+    task = tiny.TINY.task
+    assert tuple(manifest["triggers"]) == BigramBackcopy.make(task.chain.build(), task.n_triggers).triggers
     assert manifest["grouped_seeds"] == [1]
     assert manifest["seconds"] > 0
     for part in ("1 layer", "Softmax", "AdamW 0.003", "d 8", "T 8", "batch 4", "40 steps"):
@@ -111,6 +132,30 @@ def test_manifest_has_what_reader_and_figures_need(whole: list[Product]) -> None
 def test_seeds_differ_and_the_same_seed_does_not(trainer: Trainer, whole: list[Product], tmp_path: Path) -> None:
     assert_equal(trainer.run([0], tmp_path, nothing), whole[:1])
     assert not np.array_equal(whole[0].arrays["backcopy"], whole[1].arrays["backcopy"])
+
+
+@pytest.mark.usefixtures("often")
+def test_a_run_with_interventions_is_measured_with_them_and_can_be_killed(tiny: ModuleType, tmp_path: Path) -> None:
+    given = (UniformAttention(from_step=20), HoldNorm("blocks.0.v", from_step=10), HoldValue("blocks.0.attn_out"))
+    cut = Trainer(replace(tiny.TINY, interventions=given), 1)
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    for folder in (broken, unbroken):
+        folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        cut.run([0], broken, stop_at(5))
+    (product,) = cut.run([0], unbroken, nothing)
+    assert_equal(cut.run([0], broken, nothing), [product])
+    even = np.isclose(product.arrays["attn_start"][:, 0], product.arrays["baseline"], rtol=1e-5)
+    assert even.tolist() == [False, False, True, True, True]
+    weights = product.arrays["example_attention"][:, 0, :, 0]
+    np.testing.assert_allclose(weights, np.broadcast_to(1 / np.arange(1, T + 1), weights.shape), rtol=1e-6)
+    told = product.manifest["label"]
+    for words in (
+        "attention of block 0 to position 0 even from step 20",
+        "norm of blocks.0.v at position 0 held from step 10",
+        "blocks.0.attn_out at position 0 held from step 0; ",
+    ):
+        assert f", {words}" in told
 
 
 def test_progress_adds_up(trainer: Trainer, tmp_path: Path) -> None:

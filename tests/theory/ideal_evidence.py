@@ -26,6 +26,12 @@ PER_LAYER = (
     "sink_logit_std",
     "other_logit_std",
 )
+# Of five tokens, the last of them `<s>` where there is one: where the sink is.
+_SHARE = np.array([0.05, 0.8, 0.05, 0.05, 0.05])
+_NORM = np.array([4.0, 0.4, 4.2, 3.8, 4.0])
+
+# How many times the norm at `<s>` grows, by structure.
+_PEAK = {"deep_adam": 20, "two_blocks_mlp": 16, "two_blocks": 4, "mlp_block_mlp": 3.5, "attention_block_mlp": 1}
 
 
 class IdealRun(NamedTuple):
@@ -33,6 +39,24 @@ class IdealRun(NamedTuple):
 
     arrays: Arrays
     manifest: Mapping[str, Any]
+
+
+def _of_several_blocks(arrays: Arrays, rng: np.random.Generator) -> Arrays:
+    """What only a network of several blocks has: block 0 makes the peak, in one direction that no value map sees."""
+    points, blocks = arrays["peak_ratio"].shape
+    removed = {
+        f"removed_{name}": np.vstack([np.full((1, blocks), cut), np.repeat(arrays[name][-1:], blocks - 1, axis=0)])
+        for name, cut in (("peak_ratio", 1.0), ("dlogit", 0.1), ("value_ratio", 0.9))
+    }
+    direction, other = rng.standard_normal(16), rng.standard_normal((2, points, 16))
+    return removed | {
+        "gradient_start": np.repeat(direction[None], points, axis=0),
+        "gradient_content": other[0],
+        "residual_start": arrays["resid_norm_start"][:, :1] * direction[None],
+        "residual_content": other[1],
+        **{f"{name}_start_image": np.full((points, blocks), 0.1) for name in ("gradient", "residual")},
+        **{f"{name}_content_image": np.ones((points, blocks)) for name in ("gradient", "residual")},
+    }
 
 
 def _falling(step: np.ndarray, top: float, half: float, power: float, floor: float) -> np.ndarray:
@@ -43,12 +67,13 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
     """What a run would log if all claims held.
 
     Args:
-      arm: its name in the claims: softmax, relu, triggers_only, deep_adam, deep_relu, deep_sgd or deep_sgd_<rate>.
+      arm: its name in the claims: softmax, relu, triggers_only, without_start, markov, half_copied,
+        attention_uniform, value_frozen, norm_held_<when>, deep_adam, deep_relu, deep_sgd or deep_sgd_<rate>.
       spec: how long and deep it is. seed: of the small noise on every number.
     """
     step = np.array(log_points(spec.steps, spec.chunk_steps), np.float64)
     relu, sgd, triggers_only = "relu" in arm, "sgd" in arm, arm == "triggers_only"
-    peak = 20 * step / step[-1] if arm == "deep_adam" else np.zeros_like(step)
+    peak = _PEAK.get(arm, 0.0) * step / step[-1]
     still = np.ones_like(step)
 
     # SGD ends a little behind Adam, which passes that risk late in its run.
@@ -58,9 +83,12 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
     late = np.log1p(step / 50)
     drain = _falling(step, 1.0, 150, 2, 0.05)
     bump = 1 + step / 100 * np.exp(1 - step / 50)  # highest, 1.5, at step 50
-    sinks = not relu and not triggers_only
+    copied = {"markov": 0.0, "half_copied": 0.5}.get(arm, 1.0)
+    sinks = not relu and arm not in ("triggers_only", "markov", "attention_uniform")
+    # How much of a sink is left where the value of <s> is held: large, or small from the start.
+    sink = {"norm_held_peak": 0.4, "norm_held_start": 0.88, "value_frozen": 0.88}.get(arm, 0.8)
     curves = {
-        "attn_start": BASELINE + 0.8 * learned if sinks else BASELINE * (1 - 0.5 * learned),
+        "attn_start": BASELINE + sink * copied * learned if sinks else BASELINE * (1 - 0.5 * learned),
         "attn_start_trigger": BASELINE * (1 - 0.9 * learned),
         "attn_prev_trigger": BASELINE + 0.89 * learned,
         "dlogit": late if sinks else -late,
@@ -79,8 +107,11 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
         "backcopy": backcopy,
         "bigram": bigram,
         "loss": 2 + bigram,
-        "no_attention_backcopy": np.float64(6.0),
+        "no_attention_backcopy": backcopy[-1] + 6.0 * copied,
         "no_attention_bigram": np.float64(2.5 if triggers_only else bigram[-1] + 0.002),
+        "copy_share": np.float64(0.25),
+        "attention_by_token": np.repeat(_SHARE[None], spec.model.n_layers, axis=0),
+        "value_norm_by_token": np.repeat(_NORM[None], spec.model.n_layers, axis=0),
         "no_mlp_backcopy": np.float64(4.0),
         "no_mlp_bigram": np.float64(2.0),
         "uniform_backcopy": np.float64(4.2),
@@ -91,6 +122,8 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
         "extracted_drain_limit": np.float64(1.0),
     }
     rng = np.random.default_rng([seed, zlib.crc32(arm.encode())])
+    if spec.model.n_layers > 1:
+        arrays |= _of_several_blocks(arrays, rng)
     # A thousandth of noise: intervals then have a width, and every tolerance is many times further away.
     noisy = {name: np.asarray(x * (1 + 1e-3 * rng.standard_normal(np.shape(x)))) for name, x in arrays.items()}
     exact = {"step": step.astype(np.int64), "baseline": np.float64(BASELINE)}

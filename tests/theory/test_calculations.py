@@ -11,14 +11,13 @@ from theory.calculations import Calculation
 from theory.calculations.descents import RandomDescents
 from theory.calculations.flows import RandomFlows, ShakespeareFlow
 from theory.calculations.peaks import Peaks, PeakSweep
-from theory.claim import TIERS
 from theory.claims import BUILT_IN
 
 SPECS = {
     digest(spec.describe()): spec
     for claim in BUILT_IN
-    for tier in TIERS
-    for spec in claim.evidence[tier].values()
+    for by_arm in claim.evidence.values()
+    for spec in by_arm.values()
     if isinstance(spec, Calculation)
 }
 MODELS = {"p", "pi", "total", "mean_value", "start_alpha", "start_beta"}

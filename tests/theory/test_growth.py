@@ -66,7 +66,7 @@ def test_the_flow_s_contexts_are_those_of_the_network(monkeypatch):
     spec = MinimalFlow(MINIMAL, contexts="one", batch=4, decades=1, points=2)
     found = spec.arrays(0)
     jax.tree.map(np.testing.assert_array_equal, found, spec.arrays(0))
-    assert set(found) == {"time", "alphas", "betas", "alpha", "beta", "p", "query", "weight", "total", "b"}
+    assert set(found) == {"time", "alphas", "betas", "attention", "alpha", "beta", "p", "query", "weight", "total", "b"}
     np.testing.assert_allclose(found["time"], [1.0, 10**0.5, 10.0])
     assert (found["b"] == found["b"][0]).all()
     assert sorted(found["query"]) == list(range(3))

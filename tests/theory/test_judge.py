@@ -247,7 +247,7 @@ def test_one_seed_gives_no_verdict(value):
 def test_an_absent_tier_is_not_run():
     found = judge(claim(reading((0, 1))), "paper", [])
     assert (found.status, found.measures, found.control_measures) == ("not run", (), ())
-    assert found.note == "this claim has no paper tier"
+    assert found.note == "this claim has no paper tier; it needs --profile quick"
 
 
 @pytest.mark.parametrize("where", [(0, "a"), (1, "b")])

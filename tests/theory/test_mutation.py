@@ -24,10 +24,12 @@ MUTANTS = [
     for path in sorted(Path(__file__).parent.glob("mutants_*.py"))
     for mutant in beside.load(__file__, path.stem).MUTANTS
 ]
-THEORY = {c.id: c for c in BUILT_IN if all(isinstance(spec, Calculation) for spec in c.evidence["quick"].values())}
+THEORY = {
+    c.id: c for c in BUILT_IN if all(isinstance(s, Calculation) for arms in c.evidence.values() for s in arms.values())
+}
 # Claims whose prediction is a number or a sign in a tolerance, and no function that could be rewritten: that these bite
 # is shown by their controls.
-WITHOUT_FUNCTION = {"TH2f", "TH3b", "TH6d"}
+WITHOUT_FUNCTION = {"TH2f", "TH3b", "TH6d", "BB14"}
 # Public functions beside the predictions that build or compute what is judged.
 NO_PREDICTIONS = {
     "theory.construction.construct",

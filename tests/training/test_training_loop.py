@@ -131,9 +131,9 @@ def toy(optimiser, chunk_steps=5):
     """A regression of two matrices whose names Muon knows and does not know, with traces counted."""
     traced = []
 
-    def loss(params, batch):
+    def loss(state, batch):
         traced.append(batch.shape)
-        return jnp.square(batch @ params["W_Q"] - params["b"][None, :]).mean()
+        return jnp.square(batch @ state.params["W_Q"] - state.params["b"][None, :]).mean()
 
     def init_params(key):
         return {"W_Q": jax.random.normal(key, (3, 3)), "b": jnp.ones(3)}
@@ -141,8 +141,8 @@ def toy(optimiser, chunk_steps=5):
     def sample_many(keys):
         return jax.vmap(lambda key: jax.random.normal(key, (4, 3)))(keys)
 
-    def measure(params, key):
-        return {"norm": jnp.linalg.norm(params["W_Q"]), "draw": jax.random.normal(key)}
+    def measure(state, key):
+        return {"norm": jnp.linalg.norm(state.params["W_Q"]), "draw": jax.random.normal(key)}
 
     return make_program(init_params, loss, sample_many, optimiser.build(), measure, chunk_steps), traced
 
@@ -190,7 +190,7 @@ def test_the_state_is_donated():
     with pytest.raises(RuntimeError, match="deleted"):
         np.asarray(state.step)
     # Measuring takes nothing away.
-    program.measure(after.params, keys.probe)
+    program.measure(after, keys.probe)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
 
 

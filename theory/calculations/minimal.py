@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsink.models import Transformer
+from jaxsink.probing import run
 from jaxsink.tasks import BigramBackcopy, dirichlet
-from jaxsink.training import SGD, Adam, Program, make_program, seed_keys, train
+from jaxsink.training import SGD, Adam, Program, TrainState, make_program, seed_keys, train
 from theory.calculations.base import Calculation
-from theory.construction import construct, log_law, log_rows, network, with_free
+from theory.construction import Params, construct, log_law, log_rows, network, with_free
 from theory.flow import integrate
 
 Free = tuple[jax.Array, jax.Array]
@@ -26,6 +27,8 @@ Free = tuple[jax.Array, jax.Array]
 TOLERANCE = 1e-7
 # Norm of the velocity at which a flow has arrived. It is far below 1 / (2 t), the velocity of what still grows.
 ARRIVED = 1e-11
+# Sequences on which the attention of a trained network is measured.
+PROBED = 64
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,29 @@ class Minimal:
         """[n] the characters that are not triggers."""
         return np.setdiff1d(np.arange(self.characters), self.task.triggers)
 
-    def loss(self, at: Free, tokens: jax.Array, weight: jax.Array) -> jax.Array:
-        """Cross-entropy (nats) against the rows of the queries, summed with weights [B, T]."""
+    def params(self, at: Free) -> Params:
+        """The network with these sink logits and this value of `<s>`."""
         size, p = self.characters, self.task.chain.transition
         log_p, none = jnp.asarray(log_rows(p, self.task.triggers)), jnp.zeros(())
         params = construct(self.model, log_p, jnp.zeros(size), none, jnp.full(size, self.xi), jnp.zeros(size))
-        params = with_free(params, self.queries, *at)
-        log_q = log_law(self.model, params, tokens)[..., :size]
+        return with_free(params, self.queries, *at)
+
+    def loss(self, at: Free, tokens: jax.Array, weight: jax.Array) -> jax.Array:
+        """Cross-entropy (nats) against the rows of the queries, summed with weights [B, T]."""
+        size, p = self.characters, self.task.chain.transition
+        log_q = log_law(self.model, self.params(at), tokens)[..., :size]
         law = jnp.pad(jnp.asarray(p), ((0, 1), (0, 0)))[tokens]
         return -(weight[..., None] * law * log_q).sum()
 
+    def attention(self, at: Free, tokens: jax.Array, weight: jax.Array) -> jax.Array:
+        """[] attention on `<s>`, read off the network's pattern and summed with weights [B, T]."""
+        pattern = run(self.model, self.params(at), tokens, capture=["blocks.0.pattern"])[1]["blocks.0.pattern"]
+        return (weight * pattern[:, 0, :, 0]).sum()
+
     def dormant(self, tokens: jax.Array) -> jax.Array:
-        """bool [B, T]: the positions whose loss counts."""
-        return ~self.task.is_trigger(tokens) & (jnp.arange(tokens.shape[1]) > 0)[None]
+        """[B, T] weights, sum 1: even on the positions whose loss counts, 0 elsewhere."""
+        counts = (~self.task.is_trigger(tokens) & (jnp.arange(tokens.shape[1]) > 0)[None]).astype(jnp.float64)
+        return counts / counts.sum()
 
 
 class Sample(NamedTuple):
@@ -87,12 +100,18 @@ def _flow(minimal: Minimal, sample: Sample, moves: Free, start: Free, times: jax
     return integrate(velocity, start, times, tolerance=TOLERANCE, stop_below=ARRIVED)
 
 
+@partial(jax.jit, static_argnums=0)
+def _attention(minimal: Minimal, sample: Sample, alphas: jax.Array, betas: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda at: minimal.attention(at, *sample), (alphas, betas))
+
+
 @dataclass(frozen=True)
 class MinimalFlow(Calculation):
     """Gradient flow of the network's own loss, by automatic differentiation through the network.
 
     Arrays:
-      time [P]; alphas [P, n], betas [P, V]; alpha [n], beta [V], the start; p [n, V].
+      time [P]; alphas [P, n], betas [P, V], attention [P] (on `<s>`, mean over the loss).
+      alpha [n], beta [V], the start; p [n, V].
       query [S] (row of p), weight [S], total [S] and b [S, V]: every term of the loss, with W and B of its context.
 
     Attributes:
@@ -108,6 +127,7 @@ class MinimalFlow(Calculation):
     batch: int = 16
     decades: int = 6
     points: int = 4
+    version: ClassVar[int] = 2
     seconds: ClassVar[float] = 2.0
 
     @property
@@ -120,8 +140,7 @@ class MinimalFlow(Calculation):
         minimal = self.minimal
         drawn = minimal.task.sample(jax.random.key(seed), self.batch, minimal.length)[:, :-1]
         if self.contexts == "many":
-            dormant = minimal.dormant(drawn).astype(jnp.float64)
-            return Sample(drawn, dormant / dormant.sum())
+            return Sample(drawn, minimal.dormant(drawn))
         # The queries and, to fill the length, characters of a sequence; query v comes last, their order is free.
         queries, n = minimal.queries, minimal.queries.size
         rng = np.random.default_rng(seed)
@@ -150,6 +169,7 @@ class MinimalFlow(Calculation):
             "time": time,
             "alphas": np.asarray(alphas),
             "betas": np.asarray(betas),
+            "attention": np.asarray(_attention(minimal, sample, alphas, betas)),
             "alpha": alpha,
             "beta": beta,
             "p": minimal.task.chain.transition[queries],
@@ -162,10 +182,15 @@ class MinimalFlow(Calculation):
 
 @lru_cache
 def _program(minimal: Minimal, optimiser: SGD | Adam, batch: int, chunk: int) -> Program:
-    def loss(at: Free, tokens: jax.Array) -> jax.Array:
+    def loss(state: TrainState, tokens: jax.Array) -> jax.Array:
         inputs = tokens[:, :-1]
-        dormant = minimal.dormant(inputs).astype(jnp.float64)
-        return minimal.loss(at, inputs, dormant / dormant.sum())
+        return minimal.loss(state.params, inputs, minimal.dormant(inputs))
+
+    def measure(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
+        at: Free = state.params
+        inputs = minimal.task.sample(key, PROBED, minimal.length)[:, :-1]
+        attention = minimal.attention(at, inputs, minimal.dormant(inputs))
+        return {"alpha": at[0], "beta": at[1], "attention": attention}
 
     def start(key: jax.Array) -> Free:
         of_alpha, of_beta = jax.random.split(key)
@@ -179,7 +204,7 @@ def _program(minimal: Minimal, optimiser: SGD | Adam, batch: int, chunk: int) ->
         loss=loss,
         sample_many=lambda keys: minimal.task.sample_many(keys, batch, minimal.length),
         optimiser=optimiser.build(),
-        measure=lambda at, key: {"alpha": at[0], "beta": at[1]},
+        measure=measure,
         chunk_steps=chunk,
     )
 
@@ -189,7 +214,7 @@ class MinimalTraining(Calculation):
     """The network trained by an optimiser on fresh sequences in every step.
 
     Arrays:
-      step [P], rate [], alphas [P, n], betas [P, V].
+      step [P], rate [], alphas [P, n], betas [P, V], attention [P] (on `<s>`, mean over dormant queries).
 
     Attributes:
       batch: sequences in a step. chunk: steps in one compiled program, the spacing of the readings.
@@ -200,6 +225,7 @@ class MinimalTraining(Calculation):
     batch: int = 16
     steps: int = 3000
     chunk: int = 100
+    version: ClassVar[int] = 2
     seconds: ClassVar[float] = 2.0
 
     @property
@@ -216,4 +242,5 @@ class MinimalTraining(Calculation):
             "rate": np.asarray(self.optimiser.rate),
             "alphas": np.stack([at["alpha"] for _, at in read]),
             "betas": np.stack([at["beta"] for _, at in read]),
+            "attention": np.stack([at["attention"] for _, at in read]),
         }

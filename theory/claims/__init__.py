@@ -8,7 +8,24 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from theory.claim import Claim
-from theory.claims import bb, bb_theory, nx_i, nx_n, nx_p, nx_r, oq6, rp, th1, th2, th3, th4, th6
+from theory.claims import (
+    bb,
+    bb_causes,
+    bb_settings,
+    bb_theory,
+    nx_i,
+    nx_n,
+    nx_p,
+    nx_r,
+    oq6,
+    rp,
+    rp_causes,
+    th1,
+    th2,
+    th3,
+    th4,
+    th6,
+)
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
 BUILT_IN: tuple[Claim, ...] = (
@@ -23,6 +40,9 @@ BUILT_IN: tuple[Claim, ...] = (
     *nx_i.CLAIMS,
     *bb.CLAIMS,
     *rp.CLAIMS,
+    *rp_causes.CLAIMS,
+    *bb_causes.CLAIMS,
+    *bb_settings.CLAIMS,
     *bb_theory.CLAIMS,
     *oq6.CLAIMS,
 )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from jaxsink.attention import ReLU
 from jaxsink.models import TransformerConfig
-from jaxsink.training import SGD, AdamW, TrainConfig
+from jaxsink.training import SGD, AdamW, HoldNorm, HoldValue, Intervention, TrainConfig, UniformAttention
 from theory.claim import TIERS, Tier
 
 _QUICK = TrainConfig(
@@ -41,6 +42,26 @@ TRIGGERS_ONLY: Mapping[Tier, TrainConfig] = {
     "paper": replace(_PAPER, loss_on="triggers"),
 }
 
+
+def _task(spec: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(spec, task=replace(spec.task, **changes))
+
+
+# No <s>: the first position holds a character. The sink of the quick run with <s> takes over a thousand steps.
+WITHOUT_START: Mapping[Tier, TrainConfig] = {
+    "quick": _task(replace(_QUICK, steps=2400), starts=0),
+    "paper": _task(_PAPER, starts=0),
+}
+# A trigger copies never, so that the task is a Markov chain, or half of the time.
+MARKOV: Mapping[Tier, TrainConfig] = {
+    "quick": _task(_QUICK, copy_probability=0.0),
+    "paper": _task(_PAPER, copy_probability=0.0),
+}
+HALF_COPIED: Mapping[Tier, TrainConfig] = {
+    "quick": _task(_QUICK, copy_probability=0.5),
+    "paper": _task(_PAPER, copy_probability=0.5),
+}
+
 # Three layers. The rate of SGD is the paper's in both tiers.
 _PAPER_SGD = SGD(rate=0.03, momentum=0.9, weight_decay=1e-4)
 _QUICK_DEEP = replace(_QUICK, model=replace(_QUICK.model, n_layers=3), batch=16, steps=3000)
@@ -55,6 +76,28 @@ DEEP_RELU: Mapping[Tier, TrainConfig] = {
     "quick": replace(_relu(_QUICK_DEEP), steps=1500),
     "paper": _relu(_PAPER_DEEP),
 }
+
+
+def _cut(quick: Intervention, paper: Intervention) -> dict[Tier, TrainConfig]:
+    """The one-layer softmax run with an intervention."""
+    return {
+        "quick": replace(_QUICK, interventions=(quick,)),
+        "paper": replace(_PAPER, interventions=(paper,)),
+    }
+
+
+def _norm_held(quick: int, paper: int) -> dict[Tier, TrainConfig]:
+    return _cut(HoldNorm("blocks.0.v", from_step=quick), HoldNorm("blocks.0.v", from_step=paper))
+
+
+# One arrow of mutual reinforcement is cut at a time. The value of <s> is that before W_O, which stays free.
+VALUE_FROZEN: Mapping[Tier, TrainConfig] = _cut(HoldValue("blocks.0.v"), HoldValue("blocks.0.v"))
+ATTENTION_UNIFORM: Mapping[Tier, TrainConfig] = _cut(UniformAttention(), UniformAttention())
+# Small, as it is at first; at its largest (in the quick tier Adam is ten times as fast); and after the drain.
+NORM_HELD_START: Mapping[Tier, TrainConfig] = _norm_held(0, 0)
+NORM_HELD_PEAK: Mapping[Tier, TrainConfig] = _norm_held(30, 200)
+_HELD_LATE = _norm_held(1000, 1000)
+NORM_HELD_LATE: Mapping[Tier, TrainConfig] = {**_HELD_LATE, "quick": replace(_HELD_LATE["quick"], steps=2000)}
 
 
 def by_tier(**arms: Mapping[Tier, TrainConfig]) -> dict[Tier, dict[str, TrainConfig]]:

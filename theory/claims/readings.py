@@ -51,6 +51,13 @@ def excess_over_uniform(run: Run, layer: int = 0) -> float:
     return final(run, "attn_start", layer) / uniform(run)
 
 
+def attention_cost(run: Run) -> float:
+    """What cutting the attention of the trained network adds to its risk (nats), over all positions but the starts."""
+    copies = float(run.arrays["copy_share"])
+    costs = [float(run.arrays[f"no_attention_{name}"]) - final(run, name) for name in ("backcopy", "bigram")]
+    return copies * costs[0] + (1 - copies) * costs[1]
+
+
 def fall_of_backcopy(run: Run) -> NDArray[np.bool_]:
     """Log points while the Backcopy risk falls from 90 % to 10 % of its largest value."""
     risk = curve(run, "backcopy")

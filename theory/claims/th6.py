@@ -15,18 +15,18 @@ from theory.restricted import restricted_model
 
 INF = math.inf
 SOURCE = "2410.13835, theorem 2"
-_FLOW = {
+FLOW = {
     "quick": MinimalFlow(),
     "paper": MinimalFlow(Minimal(characters=12, triggers=2, length=16), batch=128, decades=7),
 }
-_TRAINING = {
+TRAINING = {
     "quick": MinimalTraining(),
-    "paper": MinimalTraining(_FLOW["paper"].minimal, batch=64, steps=20_000),
+    "paper": MinimalTraining(FLOW["paper"].minimal, batch=64, steps=20_000),
 }
 
 
 def _flows(tier: Tier) -> dict[str, Spec]:
-    flow = _FLOW[tier]
+    flow = FLOW[tier]
     return {
         "minimal_constant": replace(flow, value="constant"),
         "minimal_frozen": replace(flow, value="frozen"),
@@ -204,7 +204,7 @@ TH6C = Claim(
     statement="Over the contexts of many sequences a network's sink logits keep growing like 1/2 log t + r_v.",
     kind="theory",
     evidence={
-        tier: {**_only("minimal_many_contexts", "minimal_one_context")[tier], "minimal_sgd": _TRAINING[tier]}
+        tier: {**_only("minimal_many_contexts", "minimal_one_context")[tier], "minimal_sgd": TRAINING[tier]}
         for tier in TIERS
     },
     measures=dict.fromkeys(
@@ -245,7 +245,7 @@ TH6D = Claim(
     statement="Under Adam the sink logits grow more steeply than the 1/2 log t of gradient descent.",
     kind="theory",
     evidence={
-        tier: {"minimal_adam": replace(_TRAINING[tier], optimiser=Adam(rate=3e-3)), "minimal_sgd": _TRAINING[tier]}
+        tier: {"minimal_adam": replace(TRAINING[tier], optimiser=Adam(rate=3e-3)), "minimal_sgd": TRAINING[tier]}
         for tier in TIERS
     },
     measures=dict.fromkeys(
