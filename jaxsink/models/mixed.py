@@ -1,7 +1,7 @@
 """The parts of a transformer whose plain form is slow in bfloat16 on an accelerator, each with a faster derivative.
 
 Activations are bfloat16 and what is sensitive is float32: means, variances, the sums of gradients. Parameters keep
-their own dtype. Measured at the paper's size, see "Training speed" in docs/speed.md.
+their own dtype. What each part costs at the paper's size stands in the README, "Training on a GPU".
 """
 
 from __future__ import annotations
