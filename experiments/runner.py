@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType
 
 import jax
 
 from experiments.evidence import EvidenceStore, StoredRun, evidence_key
 from experiments.results import Result
 from experiments.studies import producer_of
+from experiments.studies.product import Product
 from jaxsink.training import digest
 from theory.claim import Claim, Spec, Tier
 from theory.judge import Verdict, judge
@@ -69,21 +74,56 @@ def _groups(seeds: Sequence[int]) -> list[tuple[int, ...]]:
     return [(seed,) for seed in seeds] if jax.default_backend() == "cpu" else [tuple(seeds)]
 
 
+def _side_by_side(producer: ModuleType, groups: Sequence[tuple[int, ...]]) -> int:
+    """How many groups run at once."""
+    cores = os.cpu_count() or 1
+    return min(len(groups), cores) if producer.SIDE_BY_SIDE and jax.default_backend() == "cpu" else 1
+
+
+class _Stopped(Exception):
+    """Another run of the same job has failed or been interrupted."""
+
+
 def _make(job: Job, store: EvidenceStore, reporter: Reporter) -> None:
-    producer = producer_of(job.spec)
+    producer, groups = producer_of(job.spec), _groups(job.seeds)
     each = job.cost / len(job.seeds)
-    trainers: dict[int, object] = {}
-    for group in _groups(job.seeds):
-        reporter.working(producer.label(job.spec), group)
-        trainer = trainers.setdefault(len(group), producer.Trainer(job.spec, len(group)))
-        keys = [_key(job.spec, seed) for seed in group]
-        products = trainer.run(  # type: ignore[attr-defined]
-            group, store.partial(keys[0]), lambda share, n=len(group): reporter.advance(share * each * n)
-        )
-        for seed, key, product in zip(group, keys, products, strict=True):
-            about = {"producer": producer.NAME, "producer_version": producer.VERSION, "seed": seed}
-            spec = {"spec": job.spec.describe()}
-            store.commit(key, product.arrays, product.params, {**about, **spec, **product.manifest})
+    trainers = {size: producer.Trainer(job.spec, size) for size in {len(group) for group in groups}}
+    stop, lock = threading.Event(), threading.Lock()
+
+    def run(group: tuple[int, ...]) -> None:
+        def advance(share: float) -> None:
+            if stop.is_set():
+                raise _Stopped
+            with lock:
+                reporter.advance(share * each * len(group))
+
+        with lock:
+            reporter.working(producer.label(job.spec), group)
+        partial = store.partial(_key(job.spec, group[0]))
+        products: list[Product] = trainers[len(group)].run(group, partial, advance)
+        with lock:
+            for seed, product in zip(group, products, strict=True):
+                about = {"producer": producer.NAME, "producer_version": producer.VERSION, "seed": seed}
+                spec = {"spec": job.spec.describe()}
+                key = _key(job.spec, seed)
+                store.commit(key, product.arrays, product.params, {**about, **spec, **product.manifest})
+
+    workers = _side_by_side(producer, groups)
+    if workers == 1:
+        for group in groups:
+            run(group)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(run, group) for group in groups]
+        try:
+            for future in running:
+                future.result()
+        except BaseException:
+            # Ctrl-C included: the others stop where they are next heard of, and what waits is not begun.
+            stop.set()
+            for future in running:
+                future.cancel()
+            raise
 
 
 def collect(

@@ -16,6 +16,8 @@ PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy, Calculation: 
 def producer_of(spec: Spec) -> ModuleType:
     """The module that makes evidence of this kind: NAME, VERSION, cost(spec), label(spec) and `Trainer`.
 
+    SIDE_BY_SIDE says whether several of its runs at once, each in a thread, are faster on the cores of a CPU.
+
     Raises:
       ValueError: no study makes such evidence.
     """

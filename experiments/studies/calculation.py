@@ -15,6 +15,7 @@ from theory.calculations import Calculation
 NAME = "calculation"
 # Of this file. Each calculation has a version of its own in its description.
 VERSION = 1
+SIDE_BY_SIDE = False
 # Multiplications that a CPU core does in a second of training, the unit in which the other studies state their cost.
 _PER_SECOND = 8e10
 

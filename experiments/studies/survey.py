@@ -22,6 +22,7 @@ from theory.survey import Survey
 
 NAME = "survey"
 VERSION = 1
+SIDE_BY_SIDE = False
 # A run of a variant compiles for some three seconds, in the unit in which the other studies state their cost.
 _COMPILING = 3 * 8e10
 # What is kept of `observe`, each with an axis of layers or none.

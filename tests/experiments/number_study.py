@@ -42,6 +42,7 @@ class Study:
 
     NAME = "number"
     VERSION = 1
+    SIDE_BY_SIDE = False
 
     def __init__(self) -> None:
         self.made: list[tuple[str, int]] = []

@@ -1,6 +1,7 @@
 """The runner: what is made and when, what is judged and when, and what survives a fault or a Ctrl-C."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -248,6 +249,62 @@ def test_seeds_are_trained_together_on_an_accelerator(
     assert recorder.done == pytest.approx(recorder.total) == 6.0
     assert [run.manifest["grouped_seeds"] for run in result.runs["left"]] == [[0, 1, 2]] * 3
     assert [folder.suffix for folder, _, _ in store.entries()] == [""] * 3
+
+
+@pytest.fixture
+def two_cores(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    study.SIDE_BY_SIDE = True
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_seeds_are_trained_side_by_side_on_cores(numbers: ModuleType, study: Any, store: EvidenceStore) -> None:
+    meeting = threading.Barrier(2)
+    # Nobody passes alone: seeds 0 and 1 must be on their way at the same time.
+    study.before = lambda name, seed: seed < 2 and meeting.wait(timeout=30)
+    recorder = Recorder()
+    (result,) = verify(numbers.three()[1:2], "quick", SEEDS, store, recorder)
+    assert sorted(study.groups) == [(0,), (1,), (2,)]
+    assert recorder.events[-1] == "NB1 supported"
+    assert recorder.done == pytest.approx(recorder.total)
+    assert [run.arrays["value"] for run in result.runs["left"]] == pytest.approx([1.0, 1.01, 1.02])
+    assert [folder.suffix for folder, _, _ in store.entries()] == [""] * 3
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError("no")])
+def test_a_fault_stops_the_runs_beside_it_and_keeps_the_finished(
+    numbers: ModuleType, study: Any, store: EvidenceStore, fault: Any
+) -> None:
+    first_done = threading.Event()
+
+    def before(name: str, seed: int) -> None:
+        if seed == 1:
+            assert first_done.wait(30)
+            raise fault
+
+    committed = store.commit
+
+    def commit(*args: Any) -> None:
+        committed(*args)
+        first_done.set()
+
+    study.before, store.commit = before, commit  # type: ignore[method-assign]
+    claims = numbers.three()[1:2]
+    if fault is KeyboardInterrupt:
+        (result,) = verify(claims, "quick", SEEDS, store, Reporter())
+        assert result.verdict.status == "not run"
+    else:
+        with pytest.raises(RuntimeError, match="no"):
+            verify(claims, "quick", SEEDS, store, Reporter())
+    kept = set(study.made)
+    assert ("left", 0) in kept
+    assert ("left", 1) not in kept
+    study.before, study.made = (lambda name, seed: None), []
+    (result,) = verify(claims, "quick", SEEDS, store, Reporter())
+    assert result.verdict.status == "supported"
+    assert ("left", 0) not in study.made
+    assert ("left", 1) in study.made
 
 
 def test_evidence_says_what_it_is(numbers: ModuleType, study: Any, store: EvidenceStore) -> None:
