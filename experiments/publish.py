@@ -108,8 +108,8 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
     with _workers(len(judged)) as submit:
         measures = {r.claim.id: submit(draw_measures, entry, folder / r.claim.id) for r, entry in judged}
         for name, row in (each for rows in SECTIONS.values() for each in rows.items()):
-            if shown := {arm: arms[arm] for arm in row.arms if arm in arms}:
-                pictures[name] = draw(name, shown)
+            if shown := row.drawn(arms):
+                pictures[name] = draw(name, {arm: arms[arm] for arm in shown})
         for claim, runs in ((result.claim, result.runs) for result, _ in judged):
             pictures[claim.id] = measures[claim.id].result()
             if claim.figure != "measures":

@@ -1,6 +1,6 @@
 """What a report shows before its claims: sections of figures, each figure with the arms that it draws."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -11,11 +11,18 @@ class Shown(NamedTuple):
     Attributes:
       title: its caption. alt: what it shows, in words.
       arms: what it draws, in this order, as claims name them; those without evidence are left out.
+      beside: those of them that are there for comparison: without any other, there is no figure.
     """
 
     title: str
     alt: str
     arms: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+
+    def drawn(self, known: Collection[str]) -> list[str]:
+        """The arms that are drawn, of those that have evidence; none if there is no figure."""
+        found = [arm for arm in self.arms if arm in known]
+        return found if set(found) - set(self.beside) else []
 
 
 _DEEP = ("deep_adam", "deep_sgd", "deep_relu")
@@ -113,6 +120,7 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                     "value_frozen",
                     "norm_held_late",
                 ),
+                beside=("softmax",),
             ),
             "block_removal": Shown(
                 "Removal of single blocks",
@@ -133,11 +141,13 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "Share of dormant attention and value norm by the token of the key, for the tokens that get "
                 "most of it, without <s> and with it.",
                 ("without_start", "softmax"),
+                beside=("softmax",),
             ),
             "copy_probability": Shown(
                 "From a Markov chain to Bigram-Backcopy",
                 "Attention to <s> and the risk added by cutting attention, against the probability of a copy.",
                 ("markov", "half_copied", "softmax"),
+                beside=("softmax",),
             ),
         },
     }

@@ -236,7 +236,8 @@ def test_backends_agree(name: str) -> None:
         return jnp.sum(jnp.sin(out)), out
 
     expected = jax.grad(loss, has_aux=True)((q, k, v, x, params), "reference")
-    for backend in set(BACKENDS) - {"reference"}:
+    here = {name for name, row in BACKENDS.items() if "cpu" in row.platforms}
+    for backend in here - {"reference"}:
         close(jax.grad(loss, has_aux=True)((q, k, v, x, params), backend), expected)
 
 
