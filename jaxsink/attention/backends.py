@@ -50,6 +50,8 @@ class Backend:
 
     def refusal(self, call: Call) -> str | None:
         """Return why this backend cannot take the call, or None."""
+        if (platform := jax.default_backend()) not in self.platforms:
+            return f"it does not run on {platform}"
         if call.tap is not None and not self.has_arrays:
             return "it has no score and weight arrays for a tap"
         return self.refuses(call)

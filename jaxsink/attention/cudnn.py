@@ -18,13 +18,11 @@ def _largest_head() -> int:
 
 def refuses(call: Call) -> str | None:
     """Why it cannot take a call, or None."""
-    if jax.default_backend() != "gpu":
-        return "it needs a GPU"
     if type(call.variant) is not Softmax:
         return f"it has no {type(call.variant).__name__}"
     if {str(x.dtype) for x in (call.q, call.k, call.v)} not in ({"bfloat16"}, {"float16"}):
         return "q, k and v must all be bfloat16 or all float16"
-    if call.want or call.on_keys is not None or call.on_groups is not None:
+    if call.want:
         return "it returns the output alone"
     if call.bias or call.null_logit is not None or call.softcap is not None:
         return "it takes no bias, null_logit or softcap"

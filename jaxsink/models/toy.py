@@ -38,6 +38,11 @@ def layer_norm(name: str, config: TransformerConfig) -> nn.Module:
     )
 
 
+def laid_out(config: TransformerConfig, x: jax.Array) -> jax.Array:
+    """The residual stream as it lies in memory (see `mixed.row_major`)."""
+    return x if config.compute_dtype is None else mixed.row_major(x)
+
+
 class Block(Tapped):
     """Attention and MLP, each reading the normalised residual stream and adding to it."""
 
@@ -85,18 +90,15 @@ class Block(Tapped):
         hidden = self.tap("mlp_post", nn.relu(hidden) if c.mlp == "relu" else hidden)
         return hidden @ self.weight("W_out", (c.mlp_width, c.d_model), x.dtype)
 
-    def laid_out(self, x: jax.Array) -> jax.Array:
-        return x if self.config.compute_dtype is None else mixed.row_major(x)
-
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         x = self.tap("resid_pre", x)
         if self.layer not in c.layers_without_attention:
-            x = self.laid_out(x + self.tap("attn_out", self.attention(self.normalised("ln1", x))))
+            x = laid_out(c, x + self.tap("attn_out", self.attention(self.normalised("ln1", x))))
         x = self.tap("resid_mid", x)
         if self.layer not in c.layers_without_mlp:
-            x = self.laid_out(x + self.tap("mlp_out", self.mlp(self.normalised("ln2", x))))
+            x = laid_out(c, x + self.tap("mlp_out", self.mlp(self.normalised("ln2", x))))
         return self.tap("resid_post", x)
 
 
@@ -153,8 +155,7 @@ class Transformer(Tapped):
                 f"tokens must be [B, T] with T at most max_length={self.max_length}, but have shape "
                 f"{tokens.shape}; shorten them or build a longer model."
             )
-        x = self.embedding(tokens)
-        x = x if c.compute_dtype is None else mixed.row_major(x)
+        x = laid_out(c, self.embedding(tokens))
         for layer in range(c.n_layers):
             x = Block(config=c, layer=layer, name=f"blocks_{layer}")(x)
         x = x[:, c.registers :]
