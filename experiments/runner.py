@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from types import ModuleType
+from itertools import groupby
 
 import jax
 
 from experiments.evidence import EvidenceStore, StoredRun, evidence_key
 from experiments.results import Result
 from experiments.studies import producer_of
-from experiments.studies.product import Product
+from experiments.studies.product import Trainer
 from jaxsink.training import digest
 from theory.claim import Claim, Spec, Tier
 from theory.judge import Verdict, judge
@@ -74,56 +74,95 @@ def _groups(seeds: Sequence[int]) -> list[tuple[int, ...]]:
     return [(seed,) for seed in seeds] if jax.default_backend() == "cpu" else [tuple(seeds)]
 
 
-def _side_by_side(producer: ModuleType, groups: Sequence[tuple[int, ...]]) -> int:
-    """How many groups run at once."""
-    cores = os.cpu_count() or 1
-    return min(len(groups), cores) if producer.SIDE_BY_SIDE and jax.default_backend() == "cpu" else 1
-
-
 class _Stopped(Exception):
-    """Another run of the same job has failed or been interrupted."""
+    """Another run has failed or been interrupted."""
 
 
-def _make(job: Job, store: EvidenceStore, reporter: Reporter) -> None:
-    producer, groups = producer_of(job.spec), _groups(job.seeds)
-    each = job.cost / len(job.seeds)
-    trainers = {size: producer.Trainer(job.spec, size) for size in {len(group) for group in groups}}
-    stop, lock = threading.Event(), threading.Lock()
+class _Work:
+    """One job under way: its groups may run in several threads, and the first of them compiles for all."""
 
-    def run(group: tuple[int, ...]) -> None:
+    def __init__(self, job: Job, store: EvidenceStore, reporter: Reporter, stop: threading.Event) -> None:
+        self.job, self.store, self.reporter, self.stop = job, store, reporter, stop
+        self.producer, self.groups = producer_of(job.spec), _groups(job.seeds)
+        self._compiling = threading.Lock()
+        self._trainer: Trainer | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many groups of such jobs run at once."""
+        alone = not self.producer.SIDE_BY_SIDE or jax.default_backend() != "cpu"
+        return 1 if alone else os.cpu_count() or 1
+
+    def trainer(self) -> Trainer:
+        with self._compiling:
+            if self._trainer is None:
+                trainer: Trainer = self.producer.Trainer(self.job.spec, len(self.groups[0]))
+                self._trainer = trainer
+            return self._trainer
+
+    def run(self, group: tuple[int, ...]) -> None:
+        """Make the evidence of one group of seeds."""
+        job, producer = self.job, self.producer
+        cost = job.cost * len(group) / len(job.seeds)
+
         def advance(share: float) -> None:
-            if stop.is_set():
+            if self.stop.is_set():
                 raise _Stopped
-            with lock:
-                reporter.advance(share * each * len(group))
+            self.reporter.advance(share * cost)
 
-        with lock:
-            reporter.working(producer.label(job.spec), group)
-        partial = store.partial(_key(job.spec, group[0]))
-        products: list[Product] = trainers[len(group)].run(group, partial, advance)
-        with lock:
-            for seed, product in zip(group, products, strict=True):
-                about = {"producer": producer.NAME, "producer_version": producer.VERSION, "seed": seed}
-                spec = {"spec": job.spec.describe()}
-                key = _key(job.spec, seed)
-                store.commit(key, product.arrays, product.params, {**about, **spec, **product.manifest})
+        advance(0.0)
+        self.reporter.working(producer.label(job.spec), group)
+        products = self.trainer().run(group, self.store.partial(_key(job.spec, group[0])), advance)
+        for seed, product in zip(group, products, strict=True):
+            about = {"producer": producer.NAME, "producer_version": producer.VERSION, "seed": seed}
+            spec = {"spec": job.spec.describe()}
+            key = _key(job.spec, seed)
+            self.store.commit(key, product.arrays, product.params, {**about, **spec, **product.manifest})
 
-    workers = _side_by_side(producer, groups)
-    if workers == 1:
-        for group in groups:
-            run(group)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(run, group) for group in groups]
-        try:
-            for future in running:
-                future.result()
-        except BaseException:
-            # Ctrl-C included: the others stop where they are next heard of, and what waits is not begun.
-            stop.set()
-            for future in running:
-                future.cancel()
-            raise
+
+class _InTurn(Reporter):
+    """A reporter that several threads may tell."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self.inner, self.lock = inner, threading.Lock()
+
+    def working(self, label: str, seeds: Sequence[int]) -> None:
+        with self.lock:
+            self.inner.working(label, seeds)
+
+    def advance(self, cost: float) -> None:
+        with self.lock:
+            self.inner.advance(cost)
+
+
+def _make(jobs: Sequence[Job], store: EvidenceStore, reporter: Reporter) -> Iterator[Job]:
+    """Make what is missing, and yield each job once the evidence of all its seeds stands.
+
+    Runs that may stand side by side are handed out across the jobs, so that no core waits for a job's last seed.
+    """
+    stop, told = threading.Event(), _InTurn(reporter)
+    works = [_Work(job, store, told, stop) for job in jobs]
+    for workers, alike in groupby(works, key=lambda work: work.workers):
+        if workers == 1:
+            for work in alike:
+                for group in work.groups:
+                    work.run(group)
+                yield work.job
+            continue
+        with ThreadPoolExecutor(workers) as pool:
+            running = {pool.submit(work.run, group): work for work in alike for group in work.groups}
+            try:
+                for future in as_completed(list(running)):
+                    future.result()
+                    work = running.pop(future)
+                    if work not in running.values():
+                        yield work.job
+            except BaseException:
+                # Ctrl-C included: the others stop where they are next heard of, and what waits is not begun.
+                stop.set()
+                for future in running:
+                    future.cancel()
+                raise
 
 
 def collect(
@@ -200,11 +239,10 @@ def verify(
     settle(when_complete)
     reporter.begin(sum(job.cost for job in jobs))
     try:
-        for job in jobs:
-            if force:
-                for seed in job.seeds:
-                    store.discard_partial(_key(job.spec, seed))
-            _make(job, store, reporter)
+        for job in jobs if force else ():
+            for seed in job.seeds:
+                store.discard_partial(_key(job.spec, seed))
+        for job in _make(jobs, store, reporter):
             pending.discard(_name(job.spec))
             settle(when_complete)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from experiments.studies.product import Advance, Product
 from jaxsink.files import whole
 from jaxsink.training import Interventions, TrainConfig, log_points, restore, save, seed_keys, train
 from jaxsink.training.by_token import by_token
-from jaxsink.training.loop import TrainState
+from jaxsink.training.loop import TrainState, ahead, compiled
 from jaxsink.training.observe import ablations, examples
 from jaxsink.training.removal import block_removals
 from jaxsink.training.runs import build
@@ -81,7 +81,12 @@ class Trainer:
                 found |= extract(self.model, self.task, params, tokens, edits)
             return found
 
-        self.finish = jax.jit(jax.vmap(finish) if group > 1 else finish)
+        keys = seed_keys(0)
+        if group > 1:
+            keys = jax.tree.map(lambda key: jnp.stack([key] * group), keys)
+        state = jax.eval_shape(self.program.init, keys.init)
+        self.program = compiled(self.program, keys)
+        self.finish = ahead(jax.jit(jax.vmap(finish) if group > 1 else finish), state, keys.probe)
 
     def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:
         """Train a group of seeds, or continue it from `partial`.

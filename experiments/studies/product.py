@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,3 +17,16 @@ class Product(NamedTuple):
     arrays: Mapping[str, np.ndarray]
     params: Any
     manifest: Mapping[str, Any]
+
+
+class Trainer(Protocol):
+    """What makes evidence of one specification, for any seeds; whatever is compiled is compiled once."""
+
+    def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:
+        """Make the evidence of a group of seeds.
+
+        Args:
+          seeds: as many as the group holds. partial: folder for checkpoints of an unfinished run.
+          advance: to be called with the share of the work (0 to 1) done since the last call; it raises where the run
+            is to stop.
+        """

@@ -103,6 +103,25 @@ def make_program(
     return Program(jax.jit(init), jax.jit(chunk, donate_argnums=0), jax.jit(measure), chunk_steps)
 
 
+def compiled(program: Program, keys: Keys) -> Program:
+    """The same program, compiled now: a function from `jax.jit` that several threads call first compiles in each.
+
+    Args:
+      program: from `make_program`. keys: of any seed, or stacked over seeds; what is compiled fits others like it.
+    """
+    state = jax.eval_shape(program.init, keys.init)
+    return program._replace(
+        init=ahead(program.init, keys.init),
+        chunk=ahead(program.chunk, state, keys.data),
+        measure=ahead(program.measure, state, keys.probe),
+    )
+
+
+def ahead(function: Any, *arguments: Any) -> Any:
+    """A function from `jax.jit`, compiled for arguments of these shapes."""
+    return function.lower(*arguments).compile()
+
+
 class Point(NamedTuple):
     """What stands at one log point: the state after `step` steps, its measurements, the chunk's mean loss."""
 
