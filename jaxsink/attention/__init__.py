@@ -23,7 +23,18 @@ from jaxsink.attention.masks import (
     query_positions,
 )
 from jaxsink.attention.operators import Differential, ThresholdDifferential
-from jaxsink.attention.positions import alibi_bias, alibi_slopes, rope, sinusoidal, t5_bias, t5_buckets
+from jaxsink.attention.positions import (
+    LinearScaling,
+    Llama3Scaling,
+    Pairing,
+    RopeScaling,
+    alibi_bias,
+    alibi_slopes,
+    rope,
+    sinusoidal,
+    t5_bias,
+    t5_buckets,
+)
 from jaxsink.attention.row_map import (
     AttentionDims,
     Mass,
@@ -126,6 +137,8 @@ __all__ = [
     "KeepHeavyHitters",
     "KeepWindow",
     "Lengths",
+    "LinearScaling",
+    "Llama3Scaling",
     "LogSumExp",
     "MLPFeatures",
     "Mask",
@@ -135,6 +148,7 @@ __all__ = [
     "NullColumnMap",
     "OrderedMap",
     "PNormalised",
+    "Pairing",
     "Params",
     "PerHeadGate",
     "PerTokenGate",
@@ -144,6 +158,7 @@ __all__ = [
     "QueryOffset",
     "ReLU",
     "ReLUOverLength",
+    "RopeScaling",
     "RowContext",
     "RowMap",
     "RowStatistic",

@@ -21,10 +21,10 @@ def _always(call: Call) -> bool:
 
 
 def _long(call: Call) -> bool:
-    # From about here a CPU is faster without the arrays of scores (five times at T = S = 1024), and below it XLA
-    # fuses the plain form well. A GPU multiplies large arrays twice as fast as blocks of them, while they fit.
+    # From about here a CPU is faster without the arrays of scores (twice at T = S = 512, five times at 1024), and below
+    # it XLA fuses the plain form well. A GPU multiplies large arrays twice as fast as blocks of them, while they fit.
     if jax.default_backend() == "cpu":
-        return call.queries * call.keys >= 1024 * 1024
+        return call.queries * call.keys >= 512 * 512
     return 4 * math.prod(call.scores_shape) >= 2**30
 
 

@@ -4,6 +4,7 @@ Positions count along the axis of the keys, as in the structured masks.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
@@ -15,7 +16,82 @@ from jaxsink.attention.masks import QueryOffset, _check_count, query_positions
 Pairing = Literal["half", "adjacent"]
 
 
-def rope(x: Array, positions: Array | np.ndarray, base: float = 10000.0, pairing: Pairing = "half") -> Array:
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every frequency of `rope` divided by `factor`, which is the same as every position divided by it.
+
+    Source: Chen et al. 2023 (arXiv 2306.15595), section 2.2, position interpolation.
+
+    Attributes:
+        factor: by how much the context grows, above 0.
+
+    Raises:
+        ValueError: if the factor is not a positive finite number.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_positive("factor", self.factor)
+
+    def scaled(self, frequencies: np.ndarray) -> np.ndarray:
+        """The frequencies [H/2] in use, in radians per position, from those without scaling."""
+        return frequencies / self.factor
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Low frequencies of `rope` divided by `factor`, high ones as they are, those between interpolated.
+
+    With L = original_max_position: a frequency whose wavelength is above L / low_freq_factor is divided, one below
+    L / high_freq_factor stays, and between them f becomes (1 - s) f / factor + s f with
+    s = (L / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor).
+
+    Source: the code of Llama 3.1, the models of Grattafiori et al. 2024 (arXiv 2407.21783).
+
+    Attributes:
+        factor: of the low frequencies, above 0.
+        low_freq_factor: turns that a pair makes within L below which it is divided whole, above 0.
+        high_freq_factor: turns above which it stays, above `low_freq_factor`.
+        original_max_position: L, the context before the growth, at least 1.
+
+    Raises:
+        ValueError: if one of them is out of range.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "low_freq_factor", "high_freq_factor"):
+            _check_positive(name, getattr(self, name))
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor must be below high_freq_factor={self.high_freq_factor}, but is "
+                f"{self.low_freq_factor}; 1.0 and 4.0 are usual"
+            )
+        _check_count("original_max_position", self.original_max_position, 1)
+
+    def scaled(self, frequencies: np.ndarray) -> np.ndarray:
+        """The frequencies [H/2] in use, in radians per position, from those without scaling."""
+        turns = self.original_max_position * frequencies / (2.0 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = np.clip(kept, 0.0, 1.0)
+        return (1.0 - kept) * frequencies / self.factor + kept * frequencies
+
+
+RopeScaling = LinearScaling | Llama3Scaling
+
+
+def rope(
+    x: Array,
+    positions: Array | np.ndarray,
+    base: float = 10000.0,
+    pairing: Pairing = "half",
+    scaling: RopeScaling | None = None,
+) -> Array:
     """Rotary embedding: feature pair f of a vector at position p turns by the angle p * base^(-2 f / H).
 
     Rotated queries and keys have scores that depend on i - j alone. Angles are float32, or float64 for float64
@@ -29,6 +105,8 @@ def rope(x: Array, positions: Array | np.ndarray, base: float = 10000.0, pairing
         positions: [T] or [B, T], whole or real numbers.
         base: wavelength base, above 1; the longest wavelength is near 2 pi base.
         pairing: "half" turns features (f, f + H/2) together, "adjacent" features (2 f, 2 f + 1).
+        scaling: what the frequencies base^(-2 f / H) become, for a context longer than the original one; None leaves
+            them as they are.
 
     Returns:
         [B, T, N, H] in the dtype of `x`.
@@ -46,7 +124,8 @@ def rope(x: Array, positions: Array | np.ndarray, base: float = 10000.0, pairing
     if pairing not in ("half", "adjacent"):
         raise ValueError(f"pairing must be half or adjacent, but is {pairing!r}; pick that of the checkpoint")
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    frequencies = jnp.asarray(_frequencies(x.shape[3], base), dtype)
+    plain = _frequencies(x.shape[3], base)
+    frequencies = jnp.asarray(plain if scaling is None else scaling.scaled(plain), dtype)
     angle = positions.astype(dtype)[..., None] * frequencies.reshape((1,) * positions.ndim + (-1,))
     angle = angle.reshape(-1, x.shape[1], 1, x.shape[3] // 2)
     wide = x.astype(dtype)
@@ -63,6 +142,11 @@ def _frequencies(size: int, base: float) -> np.ndarray:
     if not 1.0 < base < math.inf:
         raise ValueError(f"base must be a finite number above 1, but is {base}; 10000.0 is usual")
     return np.asarray(base ** (-np.arange(0, size, 2) / size))
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive finite number, but is {value!r}")
 
 
 def alibi_slopes(n_heads: int) -> Array:

@@ -10,7 +10,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.experimental.layout import Layout, with_layout_constraint
 
 
@@ -82,16 +81,3 @@ def _layer_norm_bwd(eps: float, kept: Kept, gradient: jax.Array) -> tuple[jax.Ar
 
 
 layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
-
-
-class LayerNorm(nn.Module):
-    """`layer_norm` with its parameters named and initialised like `flax.linen.LayerNorm`."""
-
-    eps: float
-    param_dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-        return layer_norm(x, scale, bias, self.eps)

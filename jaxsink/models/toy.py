@@ -5,14 +5,12 @@ Other attention variants, position encodings and registers are a matter of its c
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsink.attention import Causal, alibi_bias, alibi_slopes, attend, rope, sinusoidal, t5_bias
-from jaxsink.models import mixed
+from jaxsink.models import mixed, parts
 from jaxsink.models.config import TransformerConfig
 from jaxsink.models.taps import Tapped
 
@@ -23,19 +21,28 @@ linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 table_init = nn.initializers.normal(1.0)
 
 
-def layer_norm(name: str, config: TransformerConfig) -> nn.Module:
+class LayerNorm(nn.Module):
     """LayerNorm with scale and bias. The paper's linear maps have no bias; its LayerNorm keeps the framework's."""
-    dtype = jnp.dtype(config.dtype)
-    if config.compute_dtype is not None:
-        return mixed.LayerNorm(LAYER_NORM_EPS, dtype, name=name)
-    return nn.LayerNorm(
-        LAYER_NORM_EPS,
-        dtype=dtype,
-        param_dtype=dtype,
-        use_fast_variance=False,
-        force_float32_reductions=False,
-        name=name,
-    )
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, dtype = (x.shape[-1],), jnp.dtype(self.config.dtype)
+        scale = self.param("scale", nn.initializers.ones, size, dtype)
+        bias = self.param("bias", nn.initializers.zeros, size, dtype)
+        norm = parts.layer_norm if self.config.compute_dtype is None else mixed.layer_norm
+        return norm(x, scale, bias, LAYER_NORM_EPS)
+
+
+def linear(x: jax.Array, weight: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """x [B, T, D] times a weight [D, E]: [B, T, E] in a dtype, by default that of x.
+
+    It is a product of [B T, D], because the weight's gradient from [B, T, D] goes through a transposed copy, which
+    takes a CPU as long as the product.
+    """
+    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), weight, preferred_element_type=dtype)
+    return flat.reshape(*x.shape[:-1], weight.shape[1])
 
 
 def laid_out(config: TransformerConfig, x: jax.Array) -> jax.Array:
@@ -50,7 +57,7 @@ class Block(Tapped):
     layer: int
 
     def normalised(self, name: str, x: jax.Array) -> jax.Array:
-        return layer_norm(name, self.config)(x) if self.config.normalise else x
+        return LayerNorm(self.config, name=name)(x) if self.config.normalise else x
 
     def weight(self, name: str, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
         """A linear map in the dtype of the activations that it meets."""
@@ -60,10 +67,10 @@ class Block(Tapped):
         c = self.config
         d, heads = c.d_model, (c.n_heads, c.d_model // c.n_heads)
 
-        def projected(site: str, weight: str) -> jax.Array:
-            return self.tap(site, (x @ self.weight(weight, (d, d), x.dtype)).reshape(*x.shape[:-1], *heads))
-
-        q, k, v = projected("q", "W_Q"), projected("k", "W_K"), projected("v", "W_V")
+        # One wide product instead of three narrow ones.
+        weights = [self.weight(name, (d, d), x.dtype) for name in ("W_Q", "W_K", "W_V")]
+        projected = jnp.split(linear(x, jnp.concatenate(weights, axis=1)), 3, axis=-1)
+        q, k, v = (self.tap(site, y.reshape(*x.shape[:-1], *heads)) for site, y in zip("qkv", projected, strict=True))
         if c.positions == "rope":
             q, k = (rope(y, jnp.arange(x.shape[1])) for y in (q, k))
         params = c.attention.init(jax.random.key(0), c.dims) or None
@@ -72,7 +79,7 @@ class Block(Tapped):
         tap = self.tap if self.attention_tap_needed() else None
         bias = self.position_bias(x)
         z = self.tap("z", attend(q, k, v, c.attention, params=params, x=x, mask=Causal(), bias=bias, tap=tap))
-        return z.reshape(x.shape) @ self.weight("W_O", (d, d), x.dtype)
+        return linear(z.reshape(x.shape), self.weight("W_O", (d, d), x.dtype))
 
     def position_bias(self, x: jax.Array) -> jax.Array | None:
         c, length = self.config, x.shape[1]
@@ -85,10 +92,10 @@ class Block(Tapped):
 
     def mlp(self, x: jax.Array) -> jax.Array:
         c = self.config
-        hidden = x @ self.weight("W_in", (c.d_model, c.mlp_width), x.dtype)
+        hidden = linear(x, self.weight("W_in", (c.d_model, c.mlp_width), x.dtype))
         hidden = self.tap("mlp_pre", hidden)
         hidden = self.tap("mlp_post", nn.relu(hidden) if c.mlp == "relu" else hidden)
-        return hidden @ self.weight("W_out", (c.mlp_width, c.d_model), x.dtype)
+        return linear(hidden, self.weight("W_out", (c.mlp_width, c.d_model), x.dtype))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +123,7 @@ class Transformer(Tapped):
 
     def embedding(self, tokens: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        positions = jnp.arange(tokens.shape[1])
+        length = tokens.shape[1]
         if c.one_hot:
             if c.d_model != self.vocab_size + self.max_length:
                 raise ValueError(
@@ -124,10 +131,10 @@ class Transformer(Tapped):
                     f"{self.vocab_size + self.max_length}, but it is {c.d_model}; set it to that."
                 )
             token = jax.nn.one_hot(tokens, c.d_model, dtype=dtype)
-            position = jax.nn.one_hot(self.vocab_size + positions, c.d_model, dtype=dtype)
+            position = jax.nn.one_hot(self.vocab_size + jnp.arange(length), c.d_model, dtype=dtype)
         else:
             table = self.param("W_E", table_init, (self.vocab_size, c.d_model), dtype)
-            position = self.position_vectors(dtype)[positions]
+            position = self.position_vectors(dtype)[:length]
             if c.compute_dtype is None:
                 token = table[tokens]
             else:
@@ -159,17 +166,6 @@ class Transformer(Tapped):
         for layer in range(c.n_layers):
             x = Block(config=c, layer=layer, name=f"blocks_{layer}")(x)
         x = x[:, c.registers :]
-        x = self.tap("final_norm", layer_norm("ln_final", c)(x) if c.normalise else x)
+        x = self.tap("final_norm", LayerNorm(c, name="ln_final")(x) if c.normalise else x)
         read_out = self.param("W_U", linear_init, (c.d_model, self.vocab_size), jnp.dtype(c.dtype)).astype(x.dtype)
-        return self.tap("logits", jnp.matmul(x, read_out, preferred_element_type=jnp.dtype(c.dtype)))
-
-
-def init(model: Transformer, key: jax.Array) -> dict[str, Any]:
-    """Initial parameters of a model, a plain nested dict of arrays.
-
-    Args:
-      model: the model. key: PRNG key; the same key gives the same parameters.
-    """
-    tokens = jnp.zeros((1, model.max_length), jnp.int32)
-    # Only the params: a capture collection opened here would leak into them.
-    return dict(model.init(key, tokens, mutable=["params"])["params"])
+        return self.tap("logits", linear(x, read_out, jnp.dtype(c.dtype)))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsink.models import Transformer
+from jaxsink.models import Model
 from jaxsink.probing.edits import Chain, Edit, Edits, Set, at, chained
 from jaxsink.probing.sites import Site, sites
 
 
-def zero_head(model: Transformer, layer: int, head: int) -> dict[str, Edit]:
+def zero_head(model: Model, layer: int, head: int) -> dict[str, Edit]:
     """A head whose weighted values become zero, so that it adds nothing to the residual stream.
 
     Args:
@@ -31,8 +31,10 @@ def zero_head(model: Transformer, layer: int, head: int) -> dict[str, Edit]:
     return {site.name: Set(0.0, at(site, N=head))}
 
 
-def remove_block(model: Transformer, layer: int) -> dict[str, Edit]:
+def remove_block(model: Model, layer: int) -> dict[str, Edit]:
     """A block that adds nothing, neither by its attention nor by its MLP: the identity.
+
+    An encoder still normalises after both.
 
     Args:
       model: the model. layer: 0-based block.
@@ -76,7 +78,7 @@ def merge(*edits: Edits) -> dict[str, Edit]:
     return {name: chained(name, several) for name, several in found.items()}
 
 
-def every_head(model: Transformer) -> tuple[list[tuple[int, int]], dict[str, Edit]]:
+def every_head(model: Model) -> tuple[list[tuple[int, int]], dict[str, Edit]]:
     """`zero_head` for every head of every block, for `sweep`.
 
     Returns:
@@ -93,7 +95,7 @@ def every_head(model: Transformer) -> tuple[list[tuple[int, int]], dict[str, Edi
     return labels, edits
 
 
-def every_block(model: Transformer) -> tuple[list[int], dict[str, Edit]]:
+def every_block(model: Model) -> tuple[list[int], dict[str, Edit]]:
     """`remove_block` for every block, for `sweep`.
 
     Returns:
@@ -107,7 +109,7 @@ def every_block(model: Transformer) -> tuple[list[int], dict[str, Edit]]:
     }
 
 
-def _require(model: Transformer, layer: int) -> None:
+def _require(model: Model, layer: int) -> None:
     layers = model.config.n_layers
     if not 0 <= layer < layers:
         raise ValueError(f"the model has {layers} blocks, but block {layer} was given; choose from 0 to {layers - 1}.")

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsink.models import CAPTURES, Transformer, init
+from jaxsink.models import CAPTURES, Model, init
 
 
 class Meaning(NamedTuple):
-    """What a site holds, and its axes: B batch, T queries or positions, S keys, N heads, H head size, D model size,
-    F hidden width, V vocabulary.
+    """What a site holds, and its axes: B batch, T queries or positions, S keys, N query heads, K key heads, H head
+    size, D model size, F hidden width, V vocabulary.
     """
 
     axes: str
@@ -23,24 +23,35 @@ class Meaning(NamedTuple):
 
 # Names follow TransformerLens where they mean the same thing.
 MEANINGS: Mapping[str, Meaning] = {
-    "embed": Meaning("BTD", "token embedding, before the position is added"),
+    "embed": Meaning("BTD", "token embedding, before anything is added"),
+    "type_embed": Meaning("BTD", "embedding of the token type, before it is added"),
     "pos_embed": Meaning("BTD", "position embedding, before it is added"),
     "resid_pre": Meaning("BTD", "residual stream before the block"),
-    "q": Meaning("BTNH", "queries, before the scale"),
-    "k": Meaning("BSNH", "keys"),
-    "v": Meaning("BSNH", "values, before W_O"),
+    "q": Meaning("BTNH", "queries, before rotation and scale"),
+    "k": Meaning("BSKH", "keys, before rotation"),
+    "v": Meaning("BSKH", "values, before W_O"),
+    "rot_q": Meaning("BTNH", "queries after rotation, before the scale"),
+    "rot_k": Meaning("BSKH", "keys after rotation"),
     "attn_scores": Meaning("BNTS", "logits after scale, soft-cap and bias, before the mask"),
     "pattern": Meaning("BNTS", "attention weights, after mask and normalisation"),
+    "attn_on_first": Meaning("BNT", "attention weight on key 0, without an array of T x S"),
+    "attn_received": Meaning("BNS", "attention weight on each key, summed over queries, without an array of T x S"),
+    "attn_entropy": Meaning("BNT", "entropy of the attention weights in nats, without an array of T x S"),
     "z": Meaning("BTNH", "weighted values per head, before W_O"),
     "attn_out": Meaning("BTD", "what attention adds to the residual stream, after W_O"),
-    "resid_mid": Meaning("BTD", "residual stream after attention, before the MLP"),
-    "mlp_pre": Meaning("BTF", "hidden layer of the MLP, before the non-linearity"),
-    "mlp_post": Meaning("BTF", "hidden layer of the MLP, after the non-linearity"),
+    "resid_mid": Meaning("BTD", "residual stream after attention (in an encoder after its LayerNorm), before the MLP"),
+    "mlp_pre": Meaning("BTF", "hidden layer of the MLP (its gate, if it has one), before the non-linearity"),
+    "mlp_pre_linear": Meaning("BTF", "what the gate of the MLP multiplies"),
+    "mlp_post": Meaning("BTF", "hidden layer of the MLP, after non-linearity and gate"),
     "mlp_out": Meaning("BTD", "what the MLP adds to the residual stream"),
-    "resid_post": Meaning("BTD", "residual stream after the block"),
-    "final_norm": Meaning("BTD", "what the read-out reads, after the last LayerNorm"),
+    "resid_post": Meaning("BTD", "residual stream after the block (in an encoder after its LayerNorm)"),
+    "final_norm": Meaning("BTD", "what the read-out reads, after the last norm"),
+    "pooled": Meaning("BD", "what the pooler makes of the first token"),
     "logits": Meaning("BTV", "logits over the vocabulary"),
 }
+
+# Nothing is computed from these, so an edit would do nothing.
+READINGS = frozenset({"attn_on_first", "attn_received", "attn_entropy", "pooled"})
 
 
 class Site(NamedTuple):
@@ -63,8 +74,10 @@ def _site_name(path: tuple[Any, ...]) -> str:
     return ".".join(str(part.key) for part in path).replace("blocks_", "blocks.")
 
 
-def sites(model: Transformer, batch: int = 1, length: int | None = None) -> dict[str, Site]:
+def sites(model: Model, batch: int = 1, length: int | None = None) -> dict[str, Site]:
     """Every site of a model with its shape, for tokens of shape [batch, length], in order of name.
+
+    Keys and values have the axis K where the model has fewer key heads than query heads, and else N.
 
     Args:
       model: the model; nothing is computed.
@@ -78,10 +91,20 @@ def sites(model: Transformer, batch: int = 1, length: int | None = None) -> dict
     _, state = jax.eval_shape(lambda p, t: model.apply({"params": p}, t, mutable=[CAPTURES]), params, tokens)
     leaves, _ = jax.tree_util.tree_flatten_with_path(state[CAPTURES])
     table = {_site_name(path): leaf for path, leaf in leaves}
-    return {
-        name: Site(name, leaf.shape, str(leaf.dtype), *MEANINGS[name.rsplit(".", 1)[-1]])
-        for name, leaf in sorted(table.items())
-    }
+    key_heads = "N" if model.config.dims.key_heads == model.config.dims.query_heads else "K"
+
+    def site(name: str, leaf: jax.ShapeDtypeStruct) -> Site:
+        axes, words = MEANINGS[name.rsplit(".", 1)[-1]]
+        return Site(name, leaf.shape, str(leaf.dtype), axes.replace("K", key_heads), words)
+
+    return {name: site(name, leaf) for name, leaf in sorted(table.items())}
+
+
+def require_editable(names: Iterable[str]) -> None:
+    """Raise for the first site from which nothing is computed: an edit of it would be ignored in silence."""
+    for name in names:
+        if name.rsplit(".", 1)[-1] in READINGS:
+            raise ValueError(f"site {name!r} only reads what was computed, so it takes no edit; edit another site.")
 
 
 def require_sites(known: Iterable[str], asked: Iterable[str]) -> None:

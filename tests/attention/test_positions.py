@@ -12,6 +12,8 @@ from oracles import positions as oracle
 
 from jaxsink.attention import (
     Causal,
+    LinearScaling,
+    Llama3Scaling,
     alibi_bias,
     alibi_slopes,
     attend,
@@ -45,6 +47,47 @@ def test_rope_is_that_of_the_loops(pairing: Any, seed: int) -> None:
     np.testing.assert_allclose(found, oracle.rope(q, positions, 500.0, pairing), **F32)
     shared = rope(jnp.asarray(q), positions[0], 500.0, pairing)
     np.testing.assert_allclose(shared, oracle.rope(q, np.broadcast_to(positions[0], (B, T)), 500.0, pairing), **F32)
+
+
+# Of 16 features at base 10000 the wavelengths are 6.28 * 3.16^f: with these, two frequencies stay, two are blended and
+# four divided.
+LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 240)
+
+
+@pairings
+@pytest.mark.parametrize(
+    ("scaling", "scaled"),
+    [
+        (LinearScaling(2.5), lambda f: oracle.linear(f, 2.5)),
+        (LLAMA3, lambda f: oracle.llama3(f, 8.0, 1.0, 4.0, 240)),
+        (Llama3Scaling(4.0, 1.5, 2.0, 90), lambda f: oracle.llama3(f, 4.0, 1.5, 2.0, 90)),
+    ],
+)
+def test_scaled_rope_is_that_of_the_loops(pairing: Any, scaling: Any, scaled: Any) -> None:
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(B, T, N, 16)).astype(np.float32)
+    positions = rng.integers(0, 100, size=(B, T))
+    expected = oracle.rope(x, positions, 10000.0, pairing, scaled)
+    np.testing.assert_allclose(rope(jnp.asarray(x), positions, 10000.0, pairing, scaling), expected, **F32)
+    # Unscaled, or scaled by another factor, it would be far off.
+    for other in (None, LinearScaling(2.0), Llama3Scaling(8.0, 1.0, 5.0, 240)):
+        assert np.abs(rope(jnp.asarray(x), positions, 10000.0, pairing, other) - expected).max() > 1e-2
+
+
+def test_frequencies_of_llama3_come_in_three_bands() -> None:
+    plain = 10000.0 ** (-np.arange(8) / 8)
+    share = LLAMA3.scaled(plain) / plain
+    np.testing.assert_array_equal(share[:2], 1)
+    assert np.all((share[2:4] > 1 / 8) & (share[2:4] < 1))
+    # A product and a quotient in float64.
+    np.testing.assert_allclose(share[4:], 1 / 8, rtol=1e-15)
+    np.testing.assert_allclose(share, [oracle.llama3(f, 8.0, 1.0, 4.0, 240) / f for f in plain], rtol=1e-14)
+
+
+def test_linear_scaling_divides_positions() -> None:
+    q, _, positions = draw(6)
+    found = rope(jnp.asarray(q), positions, scaling=LinearScaling(4.0))
+    np.testing.assert_allclose(found, rope(jnp.asarray(q), positions / 4), **F32)
 
 
 @pairings
@@ -172,6 +215,10 @@ X = jnp.zeros((B, T, N, H))
         (lambda: rope(X, jnp.arange(T + 1)), "positions must have shape"),
         (lambda: rope(X, jnp.arange(T), base=1.0), "base must be a finite number above 1, but is 1.0"),
         (lambda: rope(X, jnp.arange(T), pairing="odd"), "pairing must be half or adjacent, but is 'odd'"),
+        (lambda: LinearScaling(0.0), "factor must be a positive finite number, but is 0.0"),
+        (lambda: Llama3Scaling(8.0, 4.0, 4.0, 8192), "low_freq_factor must be below high_freq_factor=4.0, but is 4.0"),
+        (lambda: Llama3Scaling(8.0, 1.0, float("nan"), 9), "high_freq_factor must be a positive finite number"),
+        (lambda: Llama3Scaling(8.0, 1.0, 4.0, 0), "original_max_position must be a whole number of at least 1"),
         (lambda: alibi_slopes(0), "n_heads must be a whole number of at least 1, but is 0"),
         (lambda: alibi_bias(jnp.ones((1, 2)), 3, 3), "slopes must have shape"),
         (lambda: alibi_bias(jnp.ones(2), 3, 3, query_offset=-1), "query_offset must not be negative"),

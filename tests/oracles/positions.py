@@ -1,11 +1,33 @@
 """Position encodings in float64 loops."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 
-def rope(x: np.ndarray, positions: np.ndarray, base: float, partner: str) -> np.ndarray:
+def linear(frequency: float, factor: float) -> float:
+    return frequency / factor
+
+
+def llama3(frequency: float, factor: float, low: float, high: float, original: int) -> float:
+    """By wavelengths, as the code of Llama 3.1 decides."""
+    wavelength = 2 * math.pi / frequency
+    if wavelength < original / high:
+        return frequency
+    if wavelength > original / low:
+        return frequency / factor
+    smooth = (original / wavelength - low) / (high - low)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def rope(
+    x: np.ndarray,
+    positions: np.ndarray,
+    base: float,
+    partner: str,
+    scaled: Callable[[float], float] = lambda frequency: frequency,
+) -> np.ndarray:
     """x [B, T, N, H], positions [B, T]; each pair is a complex number that is multiplied by e^(i angle)."""
     out = np.zeros(x.shape)
     batch, length, heads, size = x.shape
@@ -14,7 +36,7 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float, partner: str) -> np.
             for n in range(heads):
                 for f in range(size // 2):
                     one, two = (f, f + size // 2) if partner == "half" else (2 * f, 2 * f + 1)
-                    angle = float(positions[b, t]) / base ** (2 * f / size)
+                    angle = float(positions[b, t]) * scaled(1 / base ** (2 * f / size))
                     turned = complex(x[b, t, n, one], x[b, t, n, two]) * complex(math.cos(angle), math.sin(angle))
                     out[b, t, n, one], out[b, t, n, two] = turned.real, turned.imag
     return out
