@@ -1,6 +1,7 @@
 # The first interpreter of this list that is new enough and can make virtual environments builds .venv;
-# `make setup PYTHON=/path/to/python` names another one.
+# `make setup PYTHON=/path/to/python` names another one, `make setup EXTRAS=test,parity` installs more.
 PYTHON ?= python3.11 python3.12 python3.13 python3
+EXTRAS ?= test
 VENV := .venv
 STAMP := $(VENV)/.installed
 
@@ -48,5 +49,5 @@ $(STAMP): pyproject.toml
 	  "$$chosen" -m venv --clear $(VENV); \
 	fi; \
 	echo "make setup: installing jaxsink and its dependencies (a few minutes the first time)"; \
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'; \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'; \
 	touch $(STAMP)

@@ -12,6 +12,7 @@ from experiments.figures.evidence import Arms as Arms
 from experiments.figures.evidence import Run as Run
 from experiments.figures.interventions import interventions as interventions
 from experiments.figures.measures import measures as measures
+from experiments.figures.profiles import profiles as profiles
 from experiments.figures.removal import block_removal as block_removal
 from experiments.figures.removal import residual_gradients as residual_gradients
 from experiments.figures.residual_norms import residual_by_token as residual_by_token
@@ -56,6 +57,7 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "order_of_convergence": _of_runs(order_of_convergence),
         "network_growth": _of_runs(network_growth),
         "variant_survey": _of_runs(variant_survey),
+        "profiles": _of_runs(profiles),
         "measures": lambda runs, claim: measures(claim),
     }
 )

@@ -150,6 +150,13 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 beside=("softmax",),
             ),
         },
+        "Active and dormant heads": {
+            "profiles": Shown(
+                "Sink, value drain and residual peak in pretrained models",
+                "Attention received, value norm and residual norm by layer and position of a passage, for each model.",
+                ("smollm2", "minilm", "glassllm"),
+            ),
+        },
     }
 )
 """Section to its figures by name, both in the order of the report. A section without any figure is left out."""

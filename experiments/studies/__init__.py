@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from experiments.studies import bigram_backcopy, calculation, survey
+from experiments.studies import bigram_backcopy, calculation, checkpoint, survey
 from jaxsink.training import TrainConfig
 from theory.calculations import Calculation
+from theory.checkpoint import Passages
 from theory.claim import Spec
 from theory.survey import Survey
 
-PRODUCERS: dict[type, ModuleType] = {TrainConfig: bigram_backcopy, Calculation: calculation, Survey: survey}
+PRODUCERS: dict[type, ModuleType] = {
+    TrainConfig: bigram_backcopy,
+    Calculation: calculation,
+    Survey: survey,
+    Passages: checkpoint,
+}
 
 
 def producer_of(spec: Spec) -> ModuleType:

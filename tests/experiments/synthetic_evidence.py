@@ -351,6 +351,17 @@ def _minimal_training(calculation: Any, seed: int, rng: np.random.Generator) -> 
     return {"step": step, "rate": calculation.optimiser.rate, "alphas": alphas, "betas": alphas}
 
 
+def passages(seed: int, layers: int = 6, causal: bool = True) -> SyntheticRun:
+    """A checkpoint whose position 0 is a sink with a drained value and a residual peak, from block 1 on."""
+    rng = np.random.default_rng(seed)
+    shape = (2, layers, 32)
+    received, value, resid = 0.03 * rng.random(shape), 1 + rng.random(shape), 5 + rng.random(shape)
+    received[:, 1:, 0], value[:, 1:, 0], resid[:, 1:, 0] = 0.6, 0.1, 900.0
+    tokens = ["<b>", "$x$", " the", "\n", *("word" for _ in range(28))]
+    manifest = {"label": "a checkpoint", "tokens": tokens, "causal": causal}
+    return SyntheticRun({"received": received, "value_norm": value, "resid_norm": resid}, manifest, seed)
+
+
 def survey(seed: int) -> SyntheticRun:
     """A survey of all variants, of which one diverged."""
     rng = np.random.default_rng(seed)

@@ -35,6 +35,8 @@ def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
         return figures.FIGURES[name](made_up.causes(), {})
     if kinds == ("survey",):
         return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
+    if kinds[0] == "passages":
+        return figures.FIGURES[name]({kind: [made_up.passages(0)] for kind in kinds}, {})
     calculated = set(kinds) <= set(made_up.THEORY)
     runs = made_up.theory_arms(kinds, seeds=2) if calculated else made_up.arms(layers, kinds, seeds=2)
     return figures.FIGURES[name](runs, made_up.claim("BB1", "supported"))
@@ -61,6 +63,7 @@ CASES = [
     ("peak_mechanism", 1, ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled", "peak_sweep")),
     ("order_of_convergence", 1, ("path_descent", "path_adam")),
     ("variant_survey", 1, ("survey",)),
+    ("profiles", 1, ("passages", "others")),
     ("interventions", 1, ("causes",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
@@ -104,6 +107,15 @@ def test_a_survey_shows_every_variant_of_every_seed_sorted_within_its_group() ->
     assert sorted(seeds[0].get_xdata()) == pytest.approx(wanted)
     groups = [EXPECTED[name] for name in names]
     assert groups == sorted(groups, key=["keeps", "removes", "open"].index)
+
+
+def test_profiles_show_received_attention_and_norms_over_the_median() -> None:
+    run = made_up.passages(0)
+    received, value, resid = (axes.images[0].get_array() for axes in figures.profiles({"model": [run]}).axes[:3])
+    np.testing.assert_array_equal(received, run.arrays["received"][0, :, :24])
+    for shown, name in ((value, "value_norm"), (resid, "resid_norm")):
+        norms = run.arrays[name][0]
+        np.testing.assert_allclose(shown, (norms / np.median(norms, axis=-1, keepdims=True))[:, :24])
 
 
 def test_key_types_are_sorted_by_the_mean_share() -> None:

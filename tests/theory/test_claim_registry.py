@@ -14,6 +14,7 @@ from jaxsink.models import TransformerConfig
 from jaxsink.training import SGD, AdamW, HoldNorm, HoldValue, TrainConfig, UniformAttention, digest
 from theory import claims
 from theory.calculations import Calculation
+from theory.checkpoint import Passages
 from theory.claim import TIERS, Status
 from theory.claims import BUILT_IN, all_claims, arms, select
 from theory.survey import Survey
@@ -31,6 +32,7 @@ IDS = [
     *("BB12", "BB13", "BB14"),
     *("BB-T1", "BB-T2"),
     "OQ6",
+    *("LM1", "LM1b"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 
@@ -62,7 +64,7 @@ def test_a_claim_is_complete(claim):
 def test_a_control_can_be_read(claim):
     control = claim.control
     # A claim that is refuted needs a control that the same measures support.
-    assert control.expected == ("supported" if claim.id in ("TH3b", "BB12") else "refuted")
+    assert control.expected == ("supported" if claim.id in ("TH3b", "BB12", "LM1b") else "refuted")
     assert control.setting
     # It differs from the claim: by its arms, or by what is measured.
     assert bool(control.swap) != (control.measures is not None)
@@ -197,7 +199,8 @@ def test_steps_fit_their_chunks():
     specs = [spec for claim in BUILT_IN for by_arm in claim.evidence.values() for spec in by_arm.values()]
     surveys = [spec for spec in specs if isinstance(spec, Survey)]
     trained = [spec for spec in specs if isinstance(spec, TrainConfig)]
-    assert all(isinstance(spec, Calculation) for spec in specs if spec not in [*surveys, *trained])
+    untrained = [spec for spec in specs if spec not in [*surveys, *trained]]
+    assert all(isinstance(spec, Calculation | Passages) for spec in untrained)
     runs = trained + [run for survey in surveys for _, run in survey.runs()]
     assert all(spec.steps % spec.chunk_steps == 0 and isinstance(spec.model, TransformerConfig) for spec in runs)
 

@@ -13,6 +13,7 @@ from theory.claims import (
     bb_causes,
     bb_settings,
     bb_theory,
+    lm,
     nx_i,
     nx_n,
     nx_p,
@@ -45,6 +46,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *bb_settings.CLAIMS,
     *bb_theory.CLAIMS,
     *oq6.CLAIMS,
+    *lm.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
 
