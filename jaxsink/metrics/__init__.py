@@ -1,5 +1,27 @@
-"""Measurements of attention sinks, value drains and residual peaks on a user's own arrays."""
+"""Measurements of attention sinks, value drains, residual peaks and outliers on a user's own arrays."""
 
+from jaxsink.metrics.dormancy import HeadScores as HeadScores
+from jaxsink.metrics.dormancy import attention_entropy as attention_entropy
+from jaxsink.metrics.dormancy import head_scores as head_scores
+from jaxsink.metrics.dormancy import layer_normalised as layer_normalised
+from jaxsink.metrics.massive import LargestActivations as LargestActivations
+from jaxsink.metrics.massive import TopDimensions as TopDimensions
+from jaxsink.metrics.massive import largest_activations as largest_activations
+from jaxsink.metrics.massive import massive_activations as massive_activations
+from jaxsink.metrics.massive import max_median_ratio as max_median_ratio
+from jaxsink.metrics.massive import top_dimensions as top_dimensions
+from jaxsink.metrics.outliers import infinity_norm as infinity_norm
+from jaxsink.metrics.outliers import kurtosis as kurtosis
+from jaxsink.metrics.received import SINK_EPSILON as SINK_EPSILON
+from jaxsink.metrics.received import aligned_with_first as aligned_with_first
+from jaxsink.metrics.received import attention_received as attention_received
+from jaxsink.metrics.received import attention_shares as attention_shares
+from jaxsink.metrics.received import mean_received as mean_received
+from jaxsink.metrics.received import queries_after as queries_after
+from jaxsink.metrics.received import secondary_sinks as secondary_sinks
+from jaxsink.metrics.received import seen_by as seen_by
+from jaxsink.metrics.received import sink_position as sink_position
+from jaxsink.metrics.received import sink_rate as sink_rate
 from jaxsink.metrics.residual import norm_at as norm_at
 from jaxsink.metrics.residual import peak_ratio as peak_ratio
 from jaxsink.metrics.residual import residual_norms as residual_norms
@@ -16,6 +38,17 @@ from jaxsink.metrics.sink import sink_logit_gap_by_token as sink_logit_gap_by_to
 from jaxsink.metrics.sink import sink_share as sink_share
 from jaxsink.metrics.sink import sink_strength as sink_strength
 from jaxsink.metrics.sink import uniform_baseline as uniform_baseline
+from jaxsink.metrics.spectrum import anisotropy as anisotropy
+from jaxsink.metrics.spectrum import matrix_entropy as matrix_entropy
+from jaxsink.metrics.spectrum import stable_rank as stable_rank
+from jaxsink.metrics.streams import RunningMean as RunningMean
+from jaxsink.metrics.streams import finalise_mean as finalise_mean
+from jaxsink.metrics.streams import init_mean as init_mean
+from jaxsink.metrics.streams import update_norm_at as update_norm_at
+from jaxsink.metrics.streams import update_norm_of_others as update_norm_of_others
+from jaxsink.metrics.streams import update_received as update_received
+from jaxsink.metrics.streams import update_sink_mass as update_sink_mass
+from jaxsink.metrics.streams import update_value_ratio as update_value_ratio
 from jaxsink.metrics.trajectories import LineFit as LineFit
 from jaxsink.metrics.trajectories import correlation as correlation
 from jaxsink.metrics.trajectories import first_passage as first_passage
@@ -23,5 +56,14 @@ from jaxsink.metrics.trajectories import line_fit as line_fit
 from jaxsink.metrics.trajectories import r_squared as r_squared
 from jaxsink.metrics.trajectories import transition as transition
 from jaxsink.metrics.trajectories import value_at as value_at
+from jaxsink.metrics.value_drain import value_norms as value_norms
+from jaxsink.metrics.value_drain import value_norms_by_head as value_norms_by_head
 from jaxsink.metrics.value_drain import value_output_norms as value_output_norms
 from jaxsink.metrics.value_drain import value_ratio as value_ratio
+from jaxsink.metrics.waiver import NOP_VALUE_RATIO as NOP_VALUE_RATIO
+from jaxsink.metrics.waiver import SinkMechanism as SinkMechanism
+from jaxsink.metrics.waiver import WaiverElement as WaiverElement
+from jaxsink.metrics.waiver import rank_correlation as rank_correlation
+from jaxsink.metrics.waiver import sink_contribution as sink_contribution
+from jaxsink.metrics.waiver import sink_mechanism as sink_mechanism
+from jaxsink.metrics.waiver import waiver_element as waiver_element

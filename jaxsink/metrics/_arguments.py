@@ -32,18 +32,36 @@ def integer(name: str, value: ArrayLike) -> jax.Array:
 
 
 def check_shapes(*arguments: tuple[str, jax.Array, str]) -> None:
-    """Raise unless each array has one axis per letter of its layout and equal letters mean equal sizes."""
+    """Raise unless each array has one axis per letter of its layout and equal letters mean equal sizes.
+
+    A `*` in a layout stands for any number of axes, the same sizes wherever it occurs.
+    """
     known: dict[str, tuple[int, str]] = {}
+    between: tuple[tuple[int, ...], str] | None = None
     for name, array, layout in arguments:
-        axes = f"[{', '.join(layout)}]"
-        if array.ndim != len(layout):
-            raise ValueError(f"{name} must have the {len(layout)} axes {axes}, got shape {array.shape}; reshape it.")
-        for letter, size in zip(layout, array.shape, strict=True):
+        axes = f"[{', '.join(layout).replace('*', '...')}]"
+        before, star, after = layout.partition("*")
+        letters = before + after
+        stop = array.ndim - len(after)
+        if stop < len(before) or (stop > len(before) and not star):
+            least = "at least " if star else ""
+            raise ValueError(
+                f"{name} must have {least}the {len(letters)} axes {axes}, got shape {array.shape}; reshape it."
+            )
+        for letter, size in zip(letters, array.shape[: len(before)] + array.shape[stop:], strict=True):
             expected, owner = known.setdefault(letter, (size, name))
             if size != expected:
                 raise ValueError(
                     f"{name} must be {axes} with {letter} = {expected} as in {owner}, "
                     f"got shape {array.shape}; use one size of {letter} throughout."
+                )
+        if star:
+            middle = array.shape[len(before) : stop]
+            between = between or (middle, name)
+            if middle != between[0]:
+                raise ValueError(
+                    f"{name} must be {axes} with {between[0]} in the place of ... as in {between[1]}, "
+                    f"got shape {array.shape}; use the same axes, such as the layers, throughout."
                 )
 
 
@@ -53,6 +71,24 @@ def check_key(key: int, size: int) -> int:
     if not 0 <= index < size:
         raise ValueError(f"key must lie in 0..{size - 1}, got {index}; count positions from the first one.")
     return index
+
+
+def check_count(name: str, count: int, most: int) -> int:
+    """The count as a plain int, after checking that it lies in 1..most."""
+    number = _plain_int(name, count)
+    if not 1 <= number <= most:
+        raise ValueError(f"{name} must lie in 1..{most}, got {number}; ask for no more than there are.")
+    return number
+
+
+def check_groups(name: str, query_heads: int, key_heads: int) -> int:
+    """The number of query heads as a plain int, after checking that it is a positive multiple of the key heads."""
+    number = _plain_int(name, query_heads)
+    if number < 1 or number % key_heads:
+        raise ValueError(
+            f"{name} must have a multiple of the {key_heads} heads of values, got {number}; pass all query heads."
+        )
+    return number
 
 
 def check_vocab_size(vocab_size: int) -> int:
@@ -69,6 +105,44 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] 
     # Selecting, not multiplying: a masked NaN or infinity must leave no trace.
     total = jnp.sum(jnp.where(mask, values, 0.0), axis=axis)
     return total / jnp.sum(mask, axis=axis).astype(values.dtype)
+
+
+def masked_median(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Median over the last axis under a mask of the same shape; NaN for an empty mask or a NaN under it."""
+    ascending = jnp.sort(jnp.where(mask, values, jnp.inf), axis=-1)
+    count = jnp.sum(mask, axis=-1)
+    middle = jnp.stack([jnp.maximum(count - 1, 0) // 2, jnp.minimum(count // 2, values.shape[-1] - 1)], axis=-1)
+    median = jnp.mean(jnp.take_along_axis(ascending, middle, axis=-1), axis=-1)
+    defined = (count > 0) & ~jnp.any(mask & jnp.isnan(values), axis=-1)
+    return jnp.where(defined, median, jnp.nan)
+
+
+def spread(mask: jax.Array, like: jax.Array, axis: int | None = None) -> jax.Array:
+    """A mask [B] or [B, T] with axes of size 1 for all others of [B, ..., T, ...]; `axis` < 0 is where T stands."""
+    shape = [1] * like.ndim
+    shape[0] = mask.shape[0]
+    if axis is not None:
+        shape[axis] = mask.shape[1]
+    return mask.reshape(shape)
+
+
+def token(valid: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+    """int [B], where the token of that number stands, counting valid ones from 0, and bool [B], whether there is one.
+
+    So it is the same token whether padding stands before or behind it.
+    """
+    found = valid & (jnp.cumsum(valid, axis=1) == number + 1)
+    return jnp.argmax(found, axis=1), jnp.any(found, axis=1)
+
+
+def taken(values: jax.Array, position: jax.Array, axis: int = -1) -> jax.Array:
+    """[B, ...] what stands at one position [B] of the axis of [B, ..., S, ...]."""
+    return jnp.squeeze(jnp.take_along_axis(values, spread(position, values), axis=axis), axis=axis)
+
+
+def quotient(above: jax.Array, below: jax.Array) -> jax.Array:
+    """The ratio of two sizes that are not negative; 1 where both are 0, since then they are equal."""
+    return jnp.where(below == 0.0, jnp.where(above == 0.0, 1.0, jnp.inf), above / jnp.where(below == 0.0, 1.0, below))
 
 
 def _plain_int(name: str, value: int) -> int:

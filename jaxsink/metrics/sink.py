@@ -15,6 +15,7 @@ from jaxsink.metrics._arguments import (
     integer,
     masked_mean,
 )
+from jaxsink.metrics.received import attention_shares
 
 # Mean attention to the start token below which a token type is a trigger (2410.13835, released code).
 TRIGGER_CUTOFF = 0.89
@@ -65,9 +66,7 @@ def sink_share(weights: ArrayLike, where: ArrayLike, key: int = 0) -> jax.Array:
 
     Source: Gu et al. 2024 (2410.10781), proxy weights of table 6, which adds 1e-8 to the sum.
     """
-    weights = jnp.abs(floating("weights", weights))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return attention_to_key(weights / jnp.where(total > 0.0, total, 1.0), where, key)
+    return attention_to_key(attention_shares(weights), where, key)
 
 
 def sink_strength(weights: ArrayLike, dormant: ArrayLike, active: ArrayLike, key: int = 0) -> jax.Array:

@@ -1,5 +1,6 @@
 """One table of all array metrics, driven through one contract: oracle, dtype, jit, vmap, batch order."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,10 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import metrics as oracle
+from oracles import metrics_models as model_oracle
 
 from jaxsink import metrics
 
 VOCAB = 4
+# Metrics of pretrained models take any axes between the batch and the heads; here there is one, of the layers.
+LAYERS = 2
 
 
 class Dims(NamedTuple):
@@ -86,6 +90,34 @@ def _ratio_norms(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.
     return np.where(where | (np.arange(dims.length) == 0), _norms(rng, dims), np.nan)
 
 
+def _maps(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> np.ndarray:
+    """`_weights` of each layer: [B, L, N, T, T]."""
+    return np.stack([_weights(rng, dims, where) for _ in range(LAYERS)], axis=1)
+
+
+def _profile(rng: np.random.Generator, dims: Dims, where: np.ndarray, *axes: int) -> np.ndarray:
+    """Numbers in 0..1 for each token, [B, L, *axes, T]: eighths, so that there are equals; NaN outside `where`."""
+    eighths = np.round(8 * rng.random((dims.batch, LAYERS, *axes, dims.length))) / 8
+    return np.where(where.reshape(dims.batch, *[1] * (1 + len(axes)), dims.length), eighths, np.nan)
+
+
+def _vectors(rng: np.random.Generator, dims: Dims, where: np.ndarray, *axes: int) -> np.ndarray:
+    """Heavy-tailed vectors for each token, [B, L, T, *axes]; NaN outside `where`, every fourth entry 0."""
+    shape = (dims.batch, LAYERS, dims.length, *axes)
+    values = rng.normal(size=shape) * np.exp(2 * rng.normal(size=shape)) * (rng.random(shape) < 0.75)
+    return np.where(where.reshape(dims.batch, 1, dims.length, *[1] * len(axes)), values, np.nan)
+
+
+def _heads(rng: np.random.Generator, dims: Dims, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values [B, L, T, K, H] and outputs [B, L, T, N, H]."""
+    return _vectors(rng, dims, where, dims.key_heads, 3), _vectors(rng, dims, where, dims.heads, 3)
+
+
+def _per_layer(of_layer: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """The oracle for the first argument [B, L, ...], layer by layer; the layers are the first axis of the result."""
+    return lambda first, *rest: np.array([of_layer(first[:, layer], *rest) for layer in range(LAYERS)])
+
+
 class Case(NamedTuple):
     """A metric, its oracle, and arguments for it from (rng, dims, where)."""
 
@@ -93,6 +125,16 @@ class Case(NamedTuple):
     oracle: Callable[..., Any]
     arguments: Callable[[np.random.Generator, Dims, np.ndarray], tuple[np.ndarray, ...]]
     by_sequence: bool = False
+    without_batch: tuple[int, ...] = ()
+    shapes: tuple[Dims, ...] = SHAPES
+
+
+def _model_case(
+    name: str, arguments: Callable[..., tuple[np.ndarray, ...]], by_sequence: bool = True, **static: Any
+) -> Case:
+    """A metric of pretrained models, with the oracle of its name and the same static arguments for both."""
+    both = (partial(getattr(module, name), **static) for module in (metrics, model_oracle))
+    return Case(*both, arguments, by_sequence=by_sequence, shapes=SHAPES[1:])
 
 
 CASES = {
@@ -141,6 +183,7 @@ CASES = {
             r.normal(size=(d.heads, 3, 5)),
         ),
         by_sequence=True,
+        without_batch=(1,),
     ),
     "value_ratio": Case(metrics.value_ratio, oracle.value_ratio, lambda r, d, w: (_ratio_norms(r, d, w), w)),
     "residual_norms": Case(
@@ -153,7 +196,69 @@ CASES = {
     "peak_ratio_1": Case(
         partial(metrics.peak_ratio, key=1), partial(oracle.peak_ratio, key=1), lambda r, d, w: (_norms(r, d),)
     ),
+    "peak_ratio_2": Case(
+        lambda norms, valid: metrics.peak_ratio(norms, valid=valid),
+        _per_layer(lambda norms, valid: oracle.peak_ratio(norms, valid=valid)),
+        lambda r, d, w: (_profile(r, d, w | (np.arange(d.length) == 0)) + 0.5, w),
+    ),
     "norm_at": Case(metrics.norm_at, oracle.norm_at, lambda r, d, w: (_read_norms(r, d, w), w)),
+    "norm_at_1": Case(metrics.norm_at, _per_layer(oracle.norm_at), lambda r, d, w: (_profile(r, d, w), w)),
+    "value_ratio_1": Case(
+        metrics.value_ratio,
+        _per_layer(oracle.value_ratio),
+        lambda r, d, w: (_profile(r, d, w | (np.arange(d.length) == 0)) + 0.5, w),
+    ),
+    "seen_by": _model_case("seen_by", lambda r, d, w: (w,), causal=True),
+    "seen_by_1": _model_case("seen_by", lambda r, d, w: (w,), causal=False),
+    "queries_after": _model_case("queries_after", lambda r, d, w: (w,), causal=True, key=1),
+    "queries_after_1": _model_case("queries_after", lambda r, d, w: (w,), causal=False),
+    "attention_received": _model_case("attention_received", lambda r, d, w: (_maps(r, d, w), w), causal=True),
+    "attention_received_1": _model_case("attention_received", lambda r, d, w: (_maps(r, d, w), w), causal=False),
+    "mean_received": _model_case("mean_received", lambda r, d, w: (_profile(r, d, w, d.heads), w), causal=True),
+    "attention_shares": _model_case("attention_shares", lambda r, d, w: (_signed(r, d, _everywhere(w)),)),
+    # Thresholds among the eighths that the profile takes: equality does not count.
+    "sink_rate": _model_case("sink_rate", lambda r, d, w: (_profile(r, d, w, d.heads), w), False, epsilon=0.375),
+    "sink_rate_1": _model_case("sink_rate", lambda r, d, w: (_profile(r, d, w, d.heads), w), False, key=1),
+    "sink_position": _model_case("sink_position", lambda r, d, w: (_profile(r, d, w, d.heads), w)),
+    "secondary_sinks": _model_case("secondary_sinks", lambda r, d, w: (_profile(r, d, w, d.heads), w), epsilon=0.375),
+    "aligned_with_first": _model_case("aligned_with_first", lambda r, d, w: (_vectors(r, d, w, 2), w)),
+    "massive_activations": _model_case(
+        "massive_activations", lambda r, d, w: (_vectors(r, d, w, 5), w), magnitude=2.0, ratio=5.0
+    ),
+    "max_median_ratio": _model_case("max_median_ratio", lambda r, d, w: (_vectors(r, d, w, 5), w)),
+    "largest_activations": _model_case("largest_activations", lambda r, d, w: (_vectors(r, d, w, 5) + 1e-3, w), k=7),
+    "top_dimensions": _model_case("top_dimensions", lambda r, d, w: (r.normal(size=(d.batch, d.length, 5)),), k=2),
+    "kurtosis": _model_case("kurtosis", lambda r, d, w: (_vectors(r, d, w, 5), w)),
+    "infinity_norm": _model_case("infinity_norm", lambda r, d, w: (_vectors(r, d, w, 5), w)),
+    "matrix_entropy": _model_case("matrix_entropy", lambda r, d, w: (_vectors(r, d, w, 4), w)),
+    "anisotropy": _model_case("anisotropy", lambda r, d, w: (_vectors(r, d, w, 4), w)),
+    "stable_rank": _model_case("stable_rank", lambda r, d, w: (_vectors(r, d, w, 4), w)),
+    "attention_entropy": _model_case("attention_entropy", lambda r, d, w: (_signed(r, d, _everywhere(w)),)),
+    "value_norms": _model_case("value_norms", lambda r, d, w: (_heads(r, d, _everywhere(w))[0],)),
+    "value_norms_by_head": _model_case(
+        "value_norms_by_head", lambda r, d, w: (_heads(r, d._replace(key_heads=2), _everywhere(w))[0],), query_heads=4
+    ),
+    "head_scores": _model_case(
+        "head_scores",
+        lambda r, d, w: (_profile(r, d, w, d.heads), _profile(r, d, w, d.heads), *_heads(r, d, w), w),
+    ),
+    "layer_normalised": _model_case("layer_normalised", lambda r, d, w: (r.random((d.batch, LAYERS, d.heads)),)),
+    "layer_normalised_1": _model_case(
+        "layer_normalised", lambda r, d, w: tuple(r.random((2, d.batch, LAYERS, d.heads)))
+    ),
+    "rank_correlation": _model_case("rank_correlation", lambda r, d, w: (_profile(r, d, w), _profile(r, d, w), w)),
+    "waiver_element": _model_case("waiver_element", lambda r, d, w: (_profile(r, d, w, 2), _profile(r, d, w, 2), w)),
+    "sink_contribution": _model_case(
+        "sink_contribution",
+        lambda r, d, w: (
+            _profile(r, d, w, d.heads),
+            r.random((d.batch, LAYERS, d.heads)),
+            _vectors(r, d, w, d.heads, 3),
+            w,
+        ),
+    ),
+    "sink_mechanism": _model_case("sink_mechanism", lambda r, d, w: (*_heads(r, d, w), w)),
+    "sink_mechanism_1": _model_case("sink_mechanism", lambda r, d, w: (*_heads(r, d, w), w), key=1),
 }
 JITTED = {name: jax.jit(case.metric) for name, case in CASES.items()}
 each_case = pytest.mark.parametrize("name", CASES)
@@ -193,7 +298,7 @@ def _full_example(name: str, seed: int = 0) -> tuple[np.ndarray, ...]:
 @given(data=st.data())
 def test_agrees_with_the_loops(name: str, data: st.DataObject) -> None:
     case = CASES[name]
-    dims = data.draw(st.sampled_from(SHAPES), label="dims")
+    dims = data.draw(st.sampled_from(case.shapes), label="dims")
     where = data.draw(hnp.arrays(bool, (dims.batch, dims.length)), label="where")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
     arguments = case.arguments(rng, dims, where)
@@ -210,9 +315,11 @@ def test_keeps_the_float_type(name: str, dtype: str) -> None:
         arguments = [jnp.asarray(a, dtype) if a.dtype == np.float64 else jnp.asarray(a) for a in _full_example(name)]
         result = jax.eval_shape(CASES[name].metric, *arguments)
     # Half precision is widened: means over thousands of terms would be lost in it.
-    expected = {"bfloat16": "float32"}.get(dtype, dtype)
-    for leaf in jax.tree.leaves(result):
-        assert leaf.dtype == ("bool" if name == "detect_triggers" else expected)
+    kinds = {"f": {"bfloat16": "float32"}.get(dtype, dtype), "i": "int32", "b": "bool"}
+    expected = CASES[name].oracle(*_full_example(name))
+    parts = expected if isinstance(expected, tuple) else (expected,)
+    for leaf, part in zip(jax.tree.leaves(result), parts, strict=True):
+        assert leaf.dtype == kinds[np.asarray(part).dtype.kind]
 
 
 @each_case
@@ -238,8 +345,7 @@ def test_vmap_maps_over_runs(name: str) -> None:
 def test_order_of_the_batch_is_irrelevant(name: str) -> None:
     order = np.array([2, 0, 1])
     arguments = _full_example(name)
-    # The output projection alone has no batch axis.
-    permuted = [a if name == "value_output_norms" and i == 1 else a[order] for i, a in enumerate(arguments)]
+    permuted = [a if i in CASES[name].without_batch else a[order] for i, a in enumerate(arguments)]
     with jax.enable_x64(True):
         before, after = _leaves(JITTED[name](*arguments)), _leaves(JITTED[name](*permuted))
     for one, other in zip(before, after, strict=True):
@@ -248,10 +354,9 @@ def test_order_of_the_batch_is_irrelevant(name: str) -> None:
 
 
 def test_every_public_array_metric_is_in_the_table() -> None:
-    of_curves = {"LineFit", "correlation", "first_passage", "line_fit", "r_squared", "transition", "value_at"}
+    of_curves = {"correlation", "first_passage", "line_fit", "r_squared", "transition", "value_at"}
+    of_streams = {name for name in vars(metrics) if re.match("init_|update_|finalise_", name)}
     public = {
-        name
-        for name, value in vars(metrics).items()
-        if callable(value) and not name.startswith("_") and name != "LogitConcentration"
+        name for name, value in vars(metrics).items() if callable(value) and name.islower() and not name.startswith("_")
     }
-    assert public - of_curves == {name.removesuffix("_1") for name in CASES}
+    assert public - of_curves - of_streams == {re.sub(r"_\d$", "", name) for name in CASES}

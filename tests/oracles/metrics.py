@@ -161,10 +161,10 @@ def residual_norms(resid: Array) -> list[list[float]]:
     return [[math.sqrt(sum(float(x) ** 2 for x in vector)) for vector in sequence] for sequence in resid]
 
 
-def peak_ratio(norms: Array, key: int = 0) -> float:
+def peak_ratio(norms: Array, key: int = 0, valid: Array | None = None) -> float:
     ratios = []
-    for row in norms:
-        others = [float(x) for t, x in enumerate(row) if t != key]
+    for b, row in enumerate(norms):
+        others = [float(x) for t, x in enumerate(row) if t != key and (valid is None or valid[b, t])]
         ratios.append(float(row[key]) / _average(others))
     return _average(ratios)
 
