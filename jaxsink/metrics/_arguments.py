@@ -4,6 +4,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -109,12 +110,36 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] 
 
 def masked_median(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Median over the last axis under a mask of the same shape; NaN for an empty mask or a NaN under it."""
-    ascending = jnp.sort(jnp.where(mask, values, jnp.inf), axis=-1)
     count = jnp.sum(mask, axis=-1)
     middle = jnp.stack([jnp.maximum(count - 1, 0) // 2, jnp.minimum(count // 2, values.shape[-1] - 1)], axis=-1)
-    median = jnp.mean(jnp.take_along_axis(ascending, middle, axis=-1), axis=-1)
+    median = jnp.mean(_order_statistics(values, mask, middle), axis=-1)
     defined = (count > 0) & ~jnp.any(mask & jnp.isnan(values), axis=-1)
     return jnp.where(defined, median, jnp.nan)
+
+
+def _order_statistics(values: jax.Array, mask: jax.Array, ranks: jax.Array) -> jax.Array:
+    """[..., R] the values under the mask of these ranks, 0 for the smallest: what sorting [..., S] would find.
+
+    A CPU sorts a layer's activations in a hundred milliseconds. Here the bits of the number are found one after the
+    other, by counting: as integers, floats are in order but for the sign.
+    """
+    kind = np.dtype(f"int{8 * values.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(values, kind)
+    lowest, highest = np.iinfo(kind).min, np.iinfo(kind).max
+    ordered = jnp.where(bits < 0, bits ^ kind.type(highest), bits)[..., None, :]
+    counted = mask[..., None, :]
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        half = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down; the sum would overflow
+        enough = jnp.sum((ordered <= half[..., None]) & counted, axis=-1) > ranks
+        return jnp.where(enough, low, half + 1), jnp.where(enough, half, high)
+
+    ends = jnp.full(ranks.shape, lowest, kind), jnp.full(ranks.shape, highest, kind)
+    found, _ = jax.lax.fori_loop(0, 8 * values.dtype.itemsize, halve, ends)
+    # By position, so that a derivative reaches the value that was found.
+    place = jnp.argmax((ordered == found[..., None]) & counted, axis=-1)
+    return jnp.take_along_axis(values, place, axis=-1)
 
 
 def spread(mask: jax.Array, like: jax.Array, axis: int | None = None) -> jax.Array:
