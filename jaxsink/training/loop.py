@@ -26,10 +26,10 @@ class TrainState(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The three compiled functions of a run; all are pure.
+    """The three functions of a run; all are pure, and the last two are compiled.
 
     Attributes:
-      init: key -> TrainState.
+      init: key -> TrainState. It consists of calls that other runs of the same network have compiled already.
       chunk: (TrainState, data key) -> (TrainState, mean loss of the chunk []). Donates the state it is given.
       measure: (TrainState, key) -> named arrays. It only observes.
       chunk_steps: steps in one chunk.
@@ -70,18 +70,20 @@ def make_program(
     The batch of step s depends on (data key, s) alone, so neither the chunk length nor a resume moves it.
 
     Args:
-      init_params: key -> params. loss: (state, batch) -> scalar, of which the gradient is taken in the parameters.
+      init_params: key -> params, best from `jax.jit`.
+      loss: (state, batch) -> scalar, of which the gradient is taken in the parameters.
       sample_many: keys [chunk_steps] -> batches with a leading axis of chunk_steps, made in one go.
       optimiser: an optax transformation. measure: (state, key) -> named arrays, called at log points.
       chunk_steps: steps in one compiled program.
       held: what a state holds, from its parameters, its step and what was held one step before ({} at step 0).
       ensemble: put a leading seed axis on every argument and result (`jax.vmap`).
     """
+    held_first = jax.jit(held)
 
     def init(key: jax.Array) -> TrainState:
         params = init_params(key)
         state = TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32), {})
-        return state._replace(held=held(state))
+        return state._replace(held=held_first(state))
 
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, jax.Array]:
         value, gradient = jax.value_and_grad(lambda params: loss(state._replace(params=params), batch))(state.params)
@@ -100,7 +102,7 @@ def make_program(
 
     if ensemble:
         init, chunk, measure = jax.vmap(init), jax.vmap(chunk), jax.vmap(measure)
-    return Program(jax.jit(init), jax.jit(chunk, donate_argnums=0), jax.jit(measure), chunk_steps)
+    return Program(init, jax.jit(chunk, donate_argnums=0), jax.jit(measure), chunk_steps)
 
 
 def compiled(program: Program, keys: Keys) -> Program:
@@ -109,9 +111,9 @@ def compiled(program: Program, keys: Keys) -> Program:
     Args:
       program: from `make_program`. keys: of any seed, or stacked over seeds; what is compiled fits others like it.
     """
-    state = jax.eval_shape(program.init, keys.init)
+    # Called once, `init` has compiled its parts.
+    state = program.init(keys.init)
     return program._replace(
-        init=ahead(program.init, keys.init),
         chunk=ahead(program.chunk, state, keys.data),
         measure=ahead(program.measure, state, keys.probe),
     )

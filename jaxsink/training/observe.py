@@ -144,12 +144,15 @@ def ablations(
         "attention": [f"blocks.{i}.attn_out" for i in layers if i not in config.layers_without_attention],
         "mlp": [f"blocks.{i}.mlp_out" for i in layers if i not in config.layers_without_mlp],
     }
-    result: Measured = {}
-    for part, names in cut.items():
-        logits, _ = run(model, params, tokens, edits=merge(edits or {}, {name: Set(0.0) for name in names}))
-        result |= {
-            f"no_{part}_{name}": value for name, value in risks(task, jax.nn.log_softmax(logits), tokens).items()
-        }
+
+    def without(part: jax.Array) -> Measured:
+        zeros = {name: Set(0.0, part == i) for i, names in enumerate(cut.values()) for name in names}
+        logits, _ = run(model, params, tokens, edits=merge(edits or {}, zeros))
+        return risks(task, jax.nn.log_softmax(logits), tokens)
+
+    # A loop of the program, so that the network is compiled once and not once a part.
+    found = jax.lax.map(without, jnp.arange(len(cut)))
+    result = {f"no_{part}_{name}": value[i] for i, part in enumerate(cut) for name, value in found.items()}
     uniform = jnp.full((*tokens.shape, task.vocab_size), -jnp.log(task.vocab_size))
     return result | {f"uniform_{name}": value for name, value in risks(task, uniform, tokens).items()}
 

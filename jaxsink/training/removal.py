@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxsink.models import Transformer
-from jaxsink.probing import Edits, merge, remove_block
+from jaxsink.probing import Edits, every_block, merge
 from jaxsink.tasks import BigramBackcopy
 from jaxsink.training.observe import observe
 
@@ -35,9 +34,9 @@ def block_removals(
       [R]; each as `observe` defines it without the prefix.
     """
 
-    def without(block: int) -> Measured:
-        found = observe(model, task, params, tokens, merge(edits or {}, remove_block(model, block)))
+    def without(block: Edits) -> Measured:
+        found = observe(model, task, params, tokens, merge(edits or {}, block))
         return {f"removed_{name}": found[name] for name in KEPT}
 
-    each = [without(block) for block in range(model.config.n_layers)]
-    return jax.tree.map(lambda *x: jnp.stack(x), *each)
+    # A loop of the program, so that `observe` is compiled once and not once a block.
+    return dict(jax.lax.map(without, every_block(model)[1]))

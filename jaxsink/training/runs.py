@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from jaxsink.training.interventions import Interventions
 from jaxsink.training.loop import Program, TrainState, make_program
 from jaxsink.training.observe import Measured, observe
 from jaxsink.training.residual_gradients import residual_gradients
+
+# Compiled once for all runs of one network, whatever they are trained on.
+_initial = jax.jit(init, static_argnums=0)
 
 
 def next_token_loss(
@@ -35,8 +39,9 @@ def next_token_loss(
       edits: as for `probing.run`: the loss is that of the network with them.
     """
     inputs, targets = batch[:, :-1], batch[:, 1:]
-    log_probs = jax.nn.log_softmax(run(model, params, inputs, edits=edits)[0])
-    losses = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    logits, _ = run(model, params, inputs, edits=edits)
+    # The target's log-probability, without an array of all the others'.
+    losses = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     if loss_on == "all":
         return losses.mean()
     weight = task.is_trigger(inputs).astype(losses.dtype)
@@ -70,7 +75,7 @@ def build(config: TrainConfig, *, ensemble: bool = False) -> tuple[Program, Tran
         return found
 
     program = make_program(
-        init_params=lambda key: init(model, key),
+        init_params=partial(_initial, model),
         loss=lambda state, batch: next_token_loss(
             trained, task, state.params, batch, config.loss_on, interventions.edits(state)
         ),
