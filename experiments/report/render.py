@@ -195,6 +195,8 @@ def _words(value: object) -> str:
         return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_words, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"  # counts are exact
     return number(value)
 
 
