@@ -31,6 +31,7 @@ def eager_or_sdpa(c: DecoderConfig | EncoderConfig, tokens: np.ndarray, maps: bo
         "max_position_embeddings": max(c.max_length, tokens.shape[1]),
         "attn_implementation": "eager" if maps else "sdpa",
     }
+    config: Any
     if isinstance(c, DecoderConfig):
         config = transformers.LlamaConfig(num_key_value_heads=c.n_key_heads, head_dim=c.head_size, **common)
     else:
