@@ -1,4 +1,4 @@
-"""Attention received, value norm and residual norm by layer and position of a passage (after 2410.13835, figure 1)."""
+"""Attention received, value norm and residual norm by layer and position of a passage (after 2410.13835)."""
 
 import numpy as np
 from matplotlib.colors import LogNorm

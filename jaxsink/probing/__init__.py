@@ -1,6 +1,15 @@
 """Sites of a model, activations out, edits in."""
 
-from jaxsink.probing.builders import every_block, every_head, merge, remove_block, replace_row, zero_head
+from jaxsink.probing.builders import (
+    every_block,
+    every_head,
+    isolate_row,
+    merge,
+    remove_block,
+    replace_row,
+    transplant_position,
+    zero_head,
+)
 from jaxsink.probing.by_block import heads_of_block, read_out, stages, sweep_blocks
 from jaxsink.probing.capture import gradients, run
 from jaxsink.probing.edits import Add, Chain, Clamp, Edit, Edits, ForceAttention, Freeze, Scale, Set, at
@@ -25,6 +34,7 @@ __all__ = [
     "every_head",
     "gradients",
     "heads_of_block",
+    "isolate_row",
     "merge",
     "patch",
     "patch_path",
@@ -35,6 +45,7 @@ __all__ = [
     "stages",
     "sweep",
     "sweep_blocks",
+    "transplant_position",
     "transplants",
     "zero_head",
 ]

@@ -99,7 +99,7 @@ _MINILM: dict[Tier, Passages] = {tier: Passages("minilm-l6", "prose", *size) for
 
 LM1 = Claim(
     id="LM1",
-    source="2410.13835, section 4 and figure 1",
+    source="2410.13835, section 4",
     statement="In a pretrained decoder sink, value drain and residual peak stand at one position.",
     kind="checkpoint",
     evidence={tier: {"smollm2": _SMOLLM2[tier], "glassllm": _GLASSLLM[tier]} for tier in TIERS},
@@ -114,7 +114,7 @@ LM1 = Claim(
 )
 LM1B = Claim(
     id="LM1b",
-    source="2410.13835, section 4, carried over to an encoder (2407.01601, section 4)",
+    source="2410.13835, section 4, carried over to an encoder",
     statement="In a pretrained encoder sink, value drain and residual peak stand at one position, too.",
     kind="checkpoint",
     evidence={tier: {"minilm": _MINILM[tier], "smollm2": _SMOLLM2[tier]} for tier in TIERS},
