@@ -185,17 +185,17 @@ def test_what_it_cannot_do_is_said() -> None:
 
 
 def test_auto_takes_it_for_long_sequences_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "ROWS", 512)
+    monkeypatch.setattr(chunked, "ROWS", 256)
 
     def lowered(length: int) -> str:
         like = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
         return str(jax.jit(lambda q: attend(q, q, q)).lower(like).as_text())
 
     # Blocks are read in a loop; the plain form has none, and the array of all scores instead.
-    assert "1024x1024xf32" not in lowered(1024)
-    assert "stablehlo.while" in lowered(1024)
-    assert "1023x1023xf32" in lowered(1023)
-    assert "stablehlo.while" not in lowered(1023)
+    assert "512x512xf32" not in lowered(512)
+    assert "stablehlo.while" in lowered(512)
+    assert "511x511xf32" in lowered(511)
+    assert "stablehlo.while" not in lowered(511)
 
 
 def test_memory_is_linear_in_the_length(monkeypatch: pytest.MonkeyPatch) -> None:

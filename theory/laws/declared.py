@@ -54,8 +54,8 @@ def _total(e: Example) -> Iterator[Finding]:
     yield close("weights less exp(score - lse) row mass", found["weights"], expected, **F32)
 
 
-def _raised(e: Example) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-    """A key, and the weights before and after its score is raised by one in every row; the first and the last key.
+def _raised(e: Example, rise: float) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+    """A key, and the weights before and after its score is raised in every row; the first and the last key.
 
     An ordered map may let only the keys on one side of the raised one feel it.
     """
@@ -64,18 +64,20 @@ def _raised(e: Example) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
     before = everything.run()["weights"]
     for key in (0, keys - 1):
         bias = np.zeros((1, 1, 1, keys), np.float32)
-        bias[..., key] = 1.0
+        bias[..., key] = rise
         yield key, before, everything.run(bias)["weights"]
 
 
 def _monotone(e: Example) -> Iterator[Finding]:
-    for key, before, after in _raised(e):
+    for key, before, after in _raised(e, 1.0):
         lost = float((before[..., key] - after[..., key]).max())
         yield Finding("weight that a key loses when its score rises", lost, _ROUNDING)
 
 
 def _elementwise(e: Example) -> Iterator[Finding]:
-    moved = max(float(np.abs(np.delete(a - b, key, axis=-1)).max()) for key, a, b in _raised(e))
+    # By a little, and by so much that the raised key wins, which a map with few keys in its support needs to show it.
+    each = [*_raised(e, 1.0), *_raised(e, 30.0)]
+    moved = max(float(np.abs(np.delete(a - b, key, axis=-1)).max()) for key, a, b in each)
     if e.variant.properties.elementwise:
         yield Finding("change of a weight when the score of another key rises", moved, 0.0)
     else:
