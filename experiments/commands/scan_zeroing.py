@@ -47,21 +47,21 @@ class Zeroing:
         self.model, self.params = loaded.model, loaded.params
         self.tokens = jnp.asarray(tokens)
         self.inputs = {} if real.all() else {"valid": jnp.asarray(real)}
-        self.read = _loss(tokens, real) if isinstance(self.model, Decoder) else _change(self.output(), real)
-        self.unedited = float(self.read(self.output()))
+        output = read_out(self.model, self.params, self._resid())
+        self.read = _loss(tokens, real) if isinstance(self.model, Decoder) else _change(output, real)
+        self.unedited = float(self.read(output))
 
-    def output(self) -> jax.Array:
-        """What the model returns without an edit."""
+    def _resid(self) -> jax.Array:
+        """The residual stream after the last block, without an edit."""
         *_, last = stages(self.model, self.params, self.tokens, inputs=self.inputs)
-        return read_out(self.model, self.params, last.resid)
+        return last.resid
 
     def estimate(self) -> float:
         """Seconds that `costs` will take, from the time of a pass and of the last block's heads, compiled."""
         layers, heads = self.model.config.n_layers, self.model.config.n_heads
 
         def passed() -> None:
-            *_, last = stages(self.model, self.params, self.tokens, inputs=self.inputs)
-            jax.block_until_ready(last.resid)
+            jax.block_until_ready(self._resid())
 
         def swept() -> None:
             jax.block_until_ready(list(self._sweep([layers - 1])))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID
 from rich.table import Table
 
+from experiments.commands.progress import bar_with_time_left
 from experiments.evidence import EvidenceStore
 from experiments.figures import FIGURES
 from experiments.publish import claim_output, publish
@@ -31,16 +32,7 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self.progress = bar_with_time_left(console)
         self.task: TaskID | None = None
         self.total = self.done = 0.0
         self.start = time.monotonic()

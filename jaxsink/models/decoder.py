@@ -8,7 +8,17 @@ from flax import linen as nn
 
 from jaxsink.attention import Causal, rope
 from jaxsink.models.decoder_config import DecoderConfig
-from jaxsink.models.parts import Block, Stack, checked_tokens, map_init, padding_mask, rms_norm, scale_init, wide
+from jaxsink.models.parts import (
+    Block,
+    Stack,
+    check_layer,
+    checked_tokens,
+    map_init,
+    padding_mask,
+    rms_norm,
+    scale_init,
+    wide,
+)
 
 
 class DecoderBlock(Block):
@@ -76,10 +86,7 @@ class Decoder(Stack):
         Raises:
           ValueError: there is no such layer.
         """
-        if not 0 <= layer < self.config.n_layers:
-            raise ValueError(
-                f"layer must be from 0 to {self.config.n_layers - 1}, but {layer} was given; choose of those."
-            )
+        check_layer(layer, self.config.n_layers)
         return DecoderBlock(self.config, parent=None)
 
     def embedding(self, tokens: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from jaxsink.models.parts import (
     Block,
     Stack,
     along_rows,
+    check_layer,
     checked_tokens,
     layer_norm,
     map_init,
@@ -81,10 +82,7 @@ class Encoder(Stack):
         Raises:
           ValueError: there is no such layer.
         """
-        if not 0 <= layer < self.config.n_layers:
-            raise ValueError(
-                f"layer must be from 0 to {self.config.n_layers - 1}, but {layer} was given; choose of those."
-            )
+        check_layer(layer, self.config.n_layers)
         return EncoderBlock(self.config, parent=None)
 
     def table(self, name: str, rows: int) -> jax.Array:

@@ -80,6 +80,12 @@ def checked_tokens(tokens: jax.Array) -> jax.Array:
     return tokens
 
 
+def check_layer(layer: int, n_layers: int) -> None:
+    """Raise ValueError unless a stack of so many blocks has this one, counted from 0."""
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"layer must be from 0 to {n_layers - 1}, but {layer} was given; choose of those.")
+
+
 class Block(Tapped):
     """The parts of a block. It knows no layer index, so that a driver compiles one block for all layers."""
 
