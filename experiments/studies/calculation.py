@@ -9,15 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.studies.product import Advance, Product
+from experiments.studies.product import PER_SECOND, Advance, Product
 from theory.calculations import Calculation
 
 NAME = "calculation"
 # Of this file. Each calculation has a version of its own in its description.
 VERSION = 1
 SIDE_BY_SIDE = False
-# Multiplications that a CPU core does in a second of training, the unit in which the other studies state their cost.
-_PER_SECOND = 8e10
 
 
 def label(spec: Calculation) -> str:
@@ -27,7 +25,7 @@ def label(spec: Calculation) -> str:
 
 def cost(spec: Calculation) -> float:
     """Work of one seed in multiplications, for the time left."""
-    return _PER_SECOND * spec.seconds
+    return PER_SECOND * spec.seconds
 
 
 class Trainer:

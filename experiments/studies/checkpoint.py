@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.studies.product import Advance, Product
+from experiments.studies.product import PER_SECOND, Advance, Product
 from experiments.texts import DOMAINS
 from jaxsink.checkpoints import Tokenizer, find_asset, load
 from jaxsink.metrics import mean_received, residual_norms, value_norms
@@ -21,8 +21,6 @@ from theory.checkpoint import Passages
 NAME = "checkpoint"
 VERSION = 2
 SIDE_BY_SIDE = False
-# Multiplications that a CPU core does in a second of training, the unit in which the other studies state their cost.
-_PER_SECOND = 8e10
 # A token of the packaged tokenizers stands for fewer characters than this on average, so that passages are long enough.
 _CHARACTERS = 8
 
@@ -36,7 +34,7 @@ def label(spec: Passages) -> str:
 
 def cost(spec: Passages) -> float:
     """Work of one seed in multiplications, for the time left: three per parameter and token, and loading."""
-    return 3e-8 * _PER_SECOND * find_asset(spec.model).size * spec.count * spec.length / 1024 + 4 * _PER_SECOND
+    return 3e-8 * PER_SECOND * find_asset(spec.model).size * spec.count * spec.length / 1024 + 4 * PER_SECOND
 
 
 def drawn(spec: Passages, tokenizer: Tokenizer, seed: int) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Advance = Callable[[float], None]
+# Multiplications that a CPU core does in a second of training: studies state their cost in multiplications.
+PER_SECOND = 8e10
 
 
 class Product(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from experiments.studies import bigram_backcopy
-from experiments.studies.product import Advance, Product
+from experiments.studies.product import PER_SECOND, Advance, Product
 from jaxsink.files import whole
 from jaxsink.training import TrainConfig, seed_keys
 from jaxsink.training.loop import Keys
@@ -23,8 +23,8 @@ from theory.survey import Survey
 NAME = "survey"
 VERSION = 1
 SIDE_BY_SIDE = False
-# A run of a variant compiles for some three seconds, in the unit in which the other studies state their cost.
-_COMPILING = 3 * 8e10
+# A run of a variant compiles for some three seconds.
+_COMPILING = 3 * PER_SECOND
 # What is kept of `observe`, each with an axis of layers or none.
 MEASURED = (
     "attn_start",
