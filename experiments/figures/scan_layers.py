@@ -184,10 +184,8 @@ def massive_dimensions(scan: Scan) -> Figure:
         left.set_yscale("log")
         left.legend(title="dimension", ncols=2)
         right.plot(layers, column(scan, "max_median_ratio"), color=INK, marker="o", ms=3.5)
-        right.axhline(1000.0, color=BASELINE, lw=1.0, ls="--")
-        right.annotate(
-            "1000: massive (2402.17762)", (0.02, 1000.0), xycoords=("axes fraction", "data"), va="bottom", size=8
-        )
+        right.axhline(1000.0, color=BASELINE, lw=1.0, ls="--", label="1000: massive (2402.17762)")
+        right.legend()
         right.set_yscale("log")
         right.set_title("Largest / median magnitude over all tokens")
         right.set_ylabel("ratio")
