@@ -24,6 +24,7 @@ from experiments.commands.scan_document import SCHEMA, document
 from experiments.commands.scan_report import write_report
 from experiments.commands.scan_samples import Ends, batches, ends, of_domain, of_file
 from experiments.commands.scan_zeroing import Zeroing, measure_of
+from experiments.compilation import keep_compiled
 from experiments.evidence import write_json
 from experiments.figures.text import number
 from experiments.publish import claim_output
@@ -82,6 +83,7 @@ def run(request: Request, console: Console) -> int:
     start = time.monotonic()
     if request.text is not None and request.domains is not None:
         raise ValueError("--text and --domains both say what to read; give one of them.")
+    keep_compiled()
     console.print(f"loading {request.model}", markup=False)
     loaded = load(request.model)
     length = _length(request, loaded)

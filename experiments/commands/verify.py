@@ -16,6 +16,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from experiments.commands.progress import bar_with_time_left
+from experiments.compilation import keep_compiled
 from experiments.evidence import EvidenceStore
 from experiments.figures import FIGURES
 from experiments.publish import claim_output, publish
@@ -159,6 +160,7 @@ def run(request: Request, console: Console) -> int:
             raise ValueError(
                 f"claim {claim.id} wants the figure {claim.figure!r}; the nearest there is is {nearest!r}."
             )
+    keep_compiled()
     claim_output(request.out)
     store, reporter = EvidenceStore(request.runs), ConsoleReporter(console)
     # Judging what is stored writes nothing into the store, which may then be an archive.

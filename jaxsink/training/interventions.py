@@ -19,7 +19,9 @@ from jaxsink.probing.sites import require_sites
 from jaxsink.tasks import BigramBackcopy
 from jaxsink.training.loop import TrainState
 
+# By index of the intervention what it keeps, and with the suffix below the step from which it does.
 Held = dict[str, jax.Array]
+_BEGINS = ".from_step"
 
 
 def _not_negative(**numbers: int) -> None:
@@ -192,16 +194,17 @@ class Interventions:
         edits = self._edits(state.held, state.step, self.task.starts, holding_late=True)
         _, captured = run(self.model, state.params, tokens, capture=names, edits=edits)
         table = sites(self.model, 1, self.task.starts)
-        now = {}
+        found = {}
         for name, one in self._holds.items():
             index = _offset(table[one.site], self.task.starts) + one.position
-            now[name] = one.kept(captured[one.site][:, index : index + 1])
-        if not state.held:
-            return now
-        return {
-            name: jnp.where(state.step <= one.from_step, now[name], state.held[name])
-            for name, one in self._holds.items()
-        }
+            now, begins = one.kept(captured[one.site][:, index : index + 1]), name + _BEGINS
+            if state.held:
+                found[begins] = state.held[begins]
+                found[name] = jnp.where(state.step <= found[begins], now, state.held[name])
+            else:
+                # Data and no constant, so that runs that differ in it alone share their compiled programs.
+                found[begins], found[name] = jnp.asarray(one.from_step, jnp.int32), now
+        return found
 
     def _edits(self, held: Held, step: jax.Array, length: int, *, holding_late: bool = False) -> dict[str, Edit]:
         """Edits for sequences of a length; with `holding_late` a hold begins a step later than it does."""
@@ -214,7 +217,7 @@ class Interventions:
                 found.append(self._even(table, one, step, length))
             elif str(i) in held:
                 site = table[one.site]
-                begun = step >= one.from_step + int(holding_late)
+                begun = step >= held[f"{i}{_BEGINS}"] + int(holding_late)
                 position: dict[str, Any] = {site.axes[1]: _offset(site, length) + one.position}
                 found.append({one.site: one.edit(held[str(i)], at(site, **position) & begun)})
         return merge(*found)

@@ -145,6 +145,7 @@ def test_tokens_are_text_in_the_report_and_the_page_needs_nothing_else(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(jaxsink.folder)
+    monkeypatch.setattr("sys.argv", ["jaxsink", "scan", "llama", "--out", "<b>"])
     result = scan("llama", "--text", "text", "--samples", "1", "--max-tokens", "12", "--out", "<b>")
     assert jaxsink.code(result) == 0
     page = Path("<b>/report.html").read_text(encoding="utf-8")
@@ -157,7 +158,7 @@ def test_tokens_are_text_in_the_report_and_the_page_needs_nothing_else(
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") == 6
-    assert "jaxsink " in page.split("Regenerate with", 1)[1]
+    assert "<code>jaxsink scan llama --out &#39;&lt;b&gt;&#39;</code>" in page.split("Regenerate with", 1)[1]
 
 
 def test_costs_of_heads_of_a_decoder(jaxsink: Any, scan: Any) -> None:

@@ -108,6 +108,11 @@ def free(state):
     return values(BASE, state._replace(held={}))
 
 
+def holding_only(state, which):
+    """The state with what the interventions of these indices hold."""
+    return state._replace(held={name: kept for name, kept in state.held.items() if name[0] in which})
+
+
 def test_a_value_that_is_held_stays_to_the_last_bit(cut):
     held = [at_start(values(with_(*GIVEN), cut[step][0])[V], 1) for step in (15, 20, 25, 30)]
     for later in held:
@@ -115,7 +120,7 @@ def test_a_value_that_is_held_stays_to_the_last_bit(cut):
     # It is what stood there at step 15, under the norm that was held until then; one forward has other shapes than
     # the other, and float32 sums of eight terms differ by their order.
     state = cut[15][0]
-    until_then = at_start(values(with_(GIVEN[0]), state._replace(held={"0": state.held["0"]}))[V], 1)
+    until_then = at_start(values(with_(GIVEN[0]), holding_only(state, "0"))[V], 1)
     np.testing.assert_allclose(held[0], until_then, rtol=1e-5, atol=1e-6)
     # The map that made it moved on.
     assert np.abs(free(cut[30][0])[V][:, 2] - held[0]).max() > 0.01
@@ -136,7 +141,7 @@ def test_a_norm_that_is_held_stays_for_each_head_while_the_direction_moves(cut):
 def test_a_value_that_other_interventions_act_on_is_held_as_they_make_it(cut):
     """What attention adds at step 25 was made by a held value and by even attention."""
     config, state = with_(*GIVEN), cut[25][0]
-    others = values(with_(*GIVEN[:4]), state._replace(held={k: state.held[k] for k in "012"}))[OUT]
+    others = values(with_(*GIVEN[:4]), holding_only(state, "012"))[OUT]
     for step in (25, 30):
         found = at_start(values(config, cut[step][0])[OUT], 1)
         np.testing.assert_allclose(found, at_start(others, 1), rtol=1e-5, atol=1e-6)
@@ -244,6 +249,15 @@ def test_an_ensemble_is_its_separate_runs(cut):
     # small: 3e-4 was seen after thirty steps, in which parameters move by .3.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-3), mine.params, alone.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), mine.held, alone.held)
+
+
+def test_holds_that_begin_at_other_steps_share_their_programs():
+    def program_of(hold):
+        program, keys = build(with_(hold))[0], seed_keys(0)
+        return program.chunk.lower(program.init(keys.init), keys.data).as_text()
+
+    assert program_of(HoldNorm(V, 1, 5)) == program_of(HoldNorm(V, 1, 20))
+    assert program_of(HoldNorm(V, 1, 5)) != program_of(HoldValue(V, 1, 5))
 
 
 def test_the_chunk_length_does_not_move_what_is_held(cut):

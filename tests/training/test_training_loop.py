@@ -152,6 +152,8 @@ OPTIMISERS = (AdamW(1e-2), Adam(1e-2), SGD(), SGD(momentum=0.9), SignSGD(1e-2), 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS, ids=repr)
 def test_a_run_compiles_each_program_once_and_can_stop_and_continue(tmp_path, optimiser):
+    # All jitted functions of a process share one cache: a long session before this test could evict what is counted.
+    jax.clear_caches()
     program, traced = toy(optimiser)
     whole = run(program, 3, range(0, 41, 5))
     traces = len(traced)
