@@ -12,8 +12,9 @@ setup: $(STAMP)
 verify: setup
 	$(VENV)/bin/jaxsink verify
 
+# In as many processes as there are cores: most of the time goes into compiling, which keeps one core busy.
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --dist worksteal
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 
 from jaxsink.checkpoints import cache_folder
@@ -14,7 +16,7 @@ def keep_compiled() -> None:
     chosen for JAX ($JAX_COMPILATION_CACHE_DIR) stands, $JAX_ENABLE_COMPILATION_CACHE=false turns all of it off, and
     where the folder cannot be made nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache_folder() / "compiled"
     try:

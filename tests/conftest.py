@@ -1,8 +1,15 @@
 """The climate of all tests: no implicit promotion, a CPU unless told otherwise, reproducible examples."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is first imported
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What commands keep of their compilations never lands among the user's; processes that tests start share it.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxsink-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 from hypothesis import settings

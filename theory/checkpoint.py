@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from jaxsink.checkpoints import find_asset
 
-Domain = Literal["prose", "plays", "code", "documentation"]
+Domain = Literal["prose", "plays", "code", "documentation", "random", "repeated"]
+Sees = Literal[
+    "itself", "itself and the one before", "the one before", "the last five", "all but the first", "the first", "all"
+]
+Vector = Literal["first", "interior", "interior with the first one's norm", "mean"]
+# The first token and one in the midst: keys of which the contribution to the outputs is measured.
+COMPARED = (0, 16)
+
+
+@dataclass(frozen=True)
+class MaskControl:
+    """What the mask is made to be in some blocks (2407.01601).
+
+    Attributes:
+      sees: what the tokens at `rows` still see; "all" gives them even attention, to what comes after them, too.
+      rows: 0-based positions. column: the tokens at `rows` are hidden from the others, and see what they saw.
+      first_layer, last_layer: 0-based blocks in which it holds, both included; None is the last block.
+    """
+
+    sees: Sees = "itself"
+    rows: tuple[int, ...] = (64,)
+    column: bool = False
+    first_layer: int = 0
+    last_layer: int | None = None
+
+
+@dataclass(frozen=True)
+class PositionControl:
+    """Tokens that get another position's vector; in a model that rotates positions, its number (2407.01601).
+
+    Attributes:
+      vector: "first" is position 0, "interior" is `interior`, "mean" the mean of all vectors.
+      rows: 0-based positions of the tokens. interior: 0-based position.
+    """
+
+    vector: Vector = "first"
+    rows: tuple[int, ...] = (64,)
+    interior: int = 100
 
 
 @dataclass(frozen=True)
@@ -19,6 +56,7 @@ class Passages:
       count: passages. length: tokens of each; special tokens count.
       special: with the special tokens that the model is made for ([CLS] and [SEP]; most decoders have none).
       first_position: of the first token, for a model with learned positions.
+      control: what is done to the mask or the positions.
 
     Raises:
       ValueError: there is no such checkpoint or domain, or a number is too small.
@@ -30,18 +68,27 @@ class Passages:
     length: int
     special: bool = True
     first_position: int = 0
+    control: MaskControl | PositionControl | None = None
 
     def __post_init__(self) -> None:
         find_asset(self.model)
         if self.domain not in get_args(Domain):
             raise ValueError(f"domain must be one of {', '.join(get_args(Domain))}, but {self.domain!r} was given.")
-        if self.count < 1 or self.length < 4 or self.first_position < 0:
+        if self.count < 1 or self.length <= max(COMPARED) + 1 or self.first_position < 0:
             raise ValueError(
-                "count must be at least 1, length at least 4 and first_position at least 0, but they are "
-                f"{self.count}, {self.length} and {self.first_position}; raise them."
+                f"count must be at least 1, length at least {max(COMPARED) + 2} and first_position at least 0, but they "
+                f"are {self.count}, {self.length} and {self.first_position}; raise them."
+            )
+
+        if self.control is not None and not all(0 <= row < self.length for row in self.control.rows):
+            raise ValueError(
+                f"a control of rows {self.control.rows} was given for passages of {self.length} tokens; "
+                f"choose rows from 0 to {self.length - 1}."
             )
 
     def describe(self) -> dict[str, Any]:
         """The specification as plain JSON data, with the identity of the weights."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.control is not None:
+            fields["control"] = {"type": type(self.control).__name__, **asdict(self.control)}
         return {"type": "Passages", "weights": find_asset(self.model).digest, **fields}

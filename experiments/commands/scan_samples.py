@@ -107,7 +107,7 @@ def of_domain(
     """
     room = around.room(length)
     if domain in _TOKENS:
-        choices = _ordinary(tokenizer, vocab_size)
+        choices = texts.ordinary_tokens(tokenizer, vocab_size)
         return [around.around(row) for row in _TOKENS[domain](choices, room, count)]
     if domain not in _TEXTS:
         raise ValueError(f"--domains knows {', '.join(DOMAINS)}, but {domain!r} was given; choose of those.")
@@ -117,14 +117,6 @@ def of_domain(
         )
     passages = texts.DOMAINS[_TEXTS[domain]](_CHARACTERS * room, count, SEED)
     return [around.around(tokenizer.encode(passage, special=False)[:room]) for passage in passages]
-
-
-def _ordinary(tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
-    """The tokens of a vocabulary that stand for text."""
-    if tokenizer is None:
-        return list(range(vocab_size))
-    special = {token for token, added in tokenizer.backend.get_added_tokens_decoder().items() if added.special}
-    return [token for token in range(min(vocab_size, tokenizer.vocab_size)) if token not in special]
 
 
 def batches(samples: Sequence[NDArray[np.int32]], most: int) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:

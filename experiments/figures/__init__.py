@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.figures.attention_maps import attention_maps as attention_maps
+from experiments.figures.controls import controls as controls
 from experiments.figures.dynamics import dynamics as dynamics
 from experiments.figures.evidence import Arms as Arms
 from experiments.figures.evidence import Run as Run
@@ -58,6 +59,7 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "network_growth": _of_runs(network_growth),
         "variant_survey": _of_runs(variant_survey),
         "profiles": _of_runs(profiles),
+        "controls": _of_runs(controls),
         "measures": lambda runs, claim: measures(claim),
     }
 )

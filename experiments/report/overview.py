@@ -150,11 +150,37 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 beside=("softmax",),
             ),
         },
+        "Waiver elements": {
+            "controls": Shown(
+                "Which controls make a waiver element",
+                "Attention received by the controlled token and its value norm over the median, against the block, for "
+                "each control of the mask and of the positions.",
+                (
+                    "smollm2",
+                    "alone",
+                    "with_previous",
+                    "previous_only",
+                    "last_five",
+                    "all_but_first",
+                    "first_only",
+                    "alone_early",
+                    "alone_late",
+                    "smollm2_first_number",
+                    "minilm",
+                    "minilm_alone",
+                    "first_vector",
+                    "norm_matched",
+                    "interior_vector",
+                    "mean_vector",
+                ),
+                beside=("smollm2", "minilm"),
+            ),
+        },
         "Active and dormant heads": {
             "profiles": Shown(
                 "Sink, value drain and residual peak in pretrained models",
                 "Attention received, value norm and residual norm by layer and position of a passage, for each model.",
-                ("smollm2", "minilm", "glassllm"),
+                ("smollm2", "smollm2_repeated", "glassllm", "minilm", "minilm_shifted"),
             ),
         },
     }

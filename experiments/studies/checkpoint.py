@@ -1,35 +1,78 @@
-"""Producer of evidence: attention received, value norm and residual norm at each position of passages of text."""
+"""Producer of evidence: attention received, value and residual norm at each position of passages of text."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies.product import PER_SECOND, Advance, Product
-from experiments.texts import DOMAINS
-from jaxsink.checkpoints import Tokenizer, find_asset, load
-from jaxsink.metrics import mean_received, residual_norms, value_norms
+from experiments.texts import DOMAINS, ordinary_tokens
+from jaxsink import control
+from jaxsink.checkpoints import Loaded, Tokenizer, find_asset, load
+from jaxsink.metrics import (
+    mean_received,
+    queries_after,
+    residual_norms,
+    sink_contribution,
+    value_norms,
+    value_norms_by_head,
+)
 from jaxsink.models import Decoder
-from jaxsink.probing import stages
-from theory.checkpoint import Passages
+from jaxsink.probing import Edits, stages
+from jaxsink.tasks.text import random_tokens, repeated_tokens
+from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 NAME = "checkpoint"
-VERSION = 2
+VERSION = 3
 SIDE_BY_SIDE = False
 # A token of the packaged tokenizers stands for fewer characters than this on average, so that passages are long enough.
 _CHARACTERS = 8
+_MADE_UP = {"random": random_tokens, "repeated": repeated_tokens}
+_SEES: Mapping[str, control.Sees] = MappingProxyType(
+    {
+        "itself": control.itself,
+        "itself and the one before": control.itself_and_previous,
+        "the one before": control.previous,
+        "the last five": control.last(5),
+        "all but the first": control.all_but(0),
+        "the first": control.only(0),
+    }
+)
 
 
 def label(spec: Passages) -> str:
     """A study in words."""
     special = "" if spec.special else ", no special tokens"
     special += f", from position {spec.first_position}" if spec.first_position else ""
+    special += "" if spec.control is None else f", {_words(spec.control)}"
     return f"{spec.model} on {spec.count} passages of {spec.domain}, {spec.length} tokens each{special}"
+
+
+def _words(given: MaskControl | PositionControl) -> str:
+    where = f"position{'s' * (len(given.rows) > 1)} {', '.join(map(str, given.rows))}"
+    if isinstance(given, PositionControl):
+        name = {
+            "first": "position 0's vector",
+            "interior": f"position {given.interior}'s vector",
+            "interior with the first one's norm": f"position {given.interior}'s vector at the norm of position 0's",
+            "mean": "the mean position vector",
+        }[given.vector]
+        return f"{name} for {where}"
+    last = "on" if given.last_layer is None else f"to {given.last_layer}"
+    blocks = "" if (given.first_layer, given.last_layer) == (0, None) else f" from block {given.first_layer} {last}"
+    return f"{where} hidden from the others{blocks}" if given.column else f"{where} seeing {given.sees}{blocks}"
+
+
+def _about(given: MaskControl | PositionControl | None) -> dict[str, Any]:
+    """What the manifest says of a control: which tokens it is about, and in words what it does."""
+    return {"rows": [], "control": ""} if given is None else {"rows": list(given.rows), "control": _words(given)}
 
 
 def cost(spec: Passages) -> float:
@@ -37,21 +80,30 @@ def cost(spec: Passages) -> float:
     return 3e-8 * PER_SECOND * find_asset(spec.model).size * spec.count * spec.length / 1024 + 4 * PER_SECOND
 
 
-def drawn(spec: Passages, tokenizer: Tokenizer, seed: int) -> np.ndarray:
-    """The passages of a seed as tokens, int32 [B, T]."""
-    size = _CHARACTERS * spec.length
-    passages = DOMAINS[spec.domain](size, spec.count, seed)
-    rows = []
-    for passage in passages:
-        ids = tokenizer.encode(passage, special=False)
-        before, after = _special(tokenizer) if spec.special else ((), ())
-        inner = spec.length - len(before) - len(after)
-        if len(ids) < inner:
-            raise ValueError(
-                f"a passage of {spec.domain} has {len(ids)} tokens, but length={spec.length} was asked for; lower it."
-            )
-        rows.append(np.concatenate([before, ids[:inner], after]).astype(np.int32))
-    return np.stack(rows)
+def drawn(spec: Passages, loaded: Loaded, seed: int) -> np.ndarray:
+    """The passages of a seed as tokens, int32 [B, T].
+
+    Raises:
+      ValueError: the checkpoint has no tokenizer, or the texts are too short.
+    """
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"the checkpoint {spec.model!r} has no tokenizer, so it cannot read text.")
+    before, after = _special(tokenizer) if spec.special else ((), ())
+    inner = spec.length - len(before) - len(after)
+    if spec.domain in _MADE_UP:
+        made_up = _MADE_UP[spec.domain](
+            ordinary_tokens(tokenizer, loaded.model.config.vocab_size), inner, spec.count, seed
+        )
+        bodies: Sequence[np.ndarray] = list(made_up)
+    else:
+        passages = DOMAINS[spec.domain](_CHARACTERS * spec.length, spec.count, seed)
+        bodies = [tokenizer.encode(passage, special=False)[:inner] for passage in passages]
+    if short := [len(body) for body in bodies if len(body) < inner]:
+        raise ValueError(
+            f"a passage of {spec.domain} has {short[0]} tokens, but length={spec.length} was asked for; lower it."
+        )
+    return np.stack([np.concatenate([before, body, after]).astype(np.int32) for body in bodies])
 
 
 def _special(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -61,12 +113,84 @@ def _special(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (tokenizer.cls_id,), (tokenizer.sep_id,)
 
 
+def _whole(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _to_compared(pattern: jax.Array) -> jax.Array:
+    """[B, N, T, C], the weights on the keys that are compared."""
+    return pattern[..., jnp.array(COMPARED)]
+
+
 def _mean_head(received: jax.Array) -> jax.Array:
     return received.mean(axis=1, keepdims=True)
 
 
 # Functions of modules, since `stages` compiles anew for other ones.
-CAPTURE = {"attn_received": _mean_head, "v": value_norms, "resid_post": residual_norms}
+CAPTURE = {
+    "attn_received": _mean_head,
+    "v": _whole,
+    "z": _whole,
+    "pattern": _to_compared,
+    "resid_post": residual_norms,
+}
+
+
+@jax.jit
+def _contributions(on_key: jax.Array, values: jax.Array, outputs: jax.Array, where: jax.Array) -> dict[str, jax.Array]:
+    """[B, C] for each key compared: the weight on it and the share of the outputs that is its doing, mean over heads.
+
+    Args:
+      on_key: [B, N, T, C]. values: [B, T, K, H]. outputs: [B, T, N, H]. where: bool [C, T], the queries that count.
+    """
+    norms = value_norms_by_head(values, outputs.shape[-2])
+    found = []
+    for i, key in enumerate(COMPARED):
+        queries = jnp.broadcast_to(where[i][None, :], outputs.shape[:2])
+        weights = on_key[..., i]
+        share = sink_contribution(weights, norms[..., key], outputs, queries)
+        counted = where[i].astype(weights.dtype)
+        found.append(((weights @ counted / counted.sum()).mean(-1), share.mean(-1)))
+    return {
+        "compared_weight": jnp.stack([weight for weight, _ in found], axis=-1),
+        "compared_share": jnp.stack([share for _, share in found], axis=-1),
+    }
+
+
+def _edits(spec: Passages, loaded: Loaded) -> Edits:
+    """What the control does to the activations."""
+    model, params, given = loaded.model, loaded.params, spec.control
+    if isinstance(given, MaskControl):
+        last = model.config.n_layers - 1 if given.last_layer is None else given.last_layer
+        layers = range(given.first_layer, last + 1)
+        if given.column:
+            return control.hide_columns(model, layers, given.rows, spec.length)
+        if given.sees == "all":
+            return control.open_rows(model, layers, given.rows, spec.length)
+        return control.restrict_rows(model, layers, given.rows, _SEES[given.sees], spec.length)
+    if isinstance(given, PositionControl) and not isinstance(model, Decoder):
+        table = params["W_pos"]
+        vector = {
+            "first": lambda: table[0],
+            "interior": lambda: table[given.interior],
+            "interior with the first one's norm": lambda: control.norm_matched(table[given.interior], table[0]),
+            "mean": lambda: table.mean(0),
+        }[given.vector]()
+        return control.transplant_position(model, vector, given.rows, spec.length)
+    return {}
+
+
+def _inputs(spec: Passages, loaded: Loaded) -> dict[str, Any]:
+    """Positions of the tokens, where they are not 0, 1, ..."""
+    positions = np.arange(spec.length) + spec.first_position
+    given = spec.control
+    if isinstance(given, PositionControl) and isinstance(loaded.model, Decoder):
+        if given.vector not in ("first", "interior"):
+            raise ValueError(
+                f"{spec.model!r} rotates positions and has no vector {given.vector!r}; choose first or interior."
+            )
+        positions[list(given.rows)] = 0 if given.vector == "first" else given.interior
+    return {} if (positions == np.arange(spec.length)).all() else {"positions": jnp.asarray(positions)}
 
 
 class Trainer:
@@ -78,6 +202,7 @@ class Trainer:
 
     def __init__(self, spec: Passages, group: int) -> None:
         self.spec, self.loaded = spec, load(spec.model)
+        self.edits, self.inputs = _edits(spec, self.loaded), _inputs(spec, self.loaded)
 
     def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:
         """Measure the seeds. One takes seconds, so nothing is kept of a killed one."""
@@ -88,25 +213,25 @@ class Trainer:
             advance(1 / len(seeds))
             tokenizer = self.loaded.tokenizer
             words = [] if tokenizer is None else list(tokenizer.tokens(tokens[0]))
-            manifest = {"label": label(self.spec), "tokens": words, "causal": isinstance(self.loaded.model, Decoder)}
-            products.append(Product(arrays, {}, {**manifest, "seconds": time.monotonic() - start}))
+            about = {"tokens": words, "causal": isinstance(self.loaded.model, Decoder), **_about(self.spec.control)}
+            manifest = {"label": label(self.spec), **about, "seconds": time.monotonic() - start}
+            products.append(Product(arrays, {}, manifest))
         return products
 
     def _profiles(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The profiles [B, L, T] of a seed's passages, and their tokens [B, T]."""
-        model, params, tokenizer = self.loaded.model, self.loaded.params, self.loaded.tokenizer
-        if tokenizer is None:
-            raise ValueError(f"the checkpoint {self.spec.model!r} has no tokenizer, so it cannot read text.")
-        tokens = drawn(self.spec, tokenizer, seed)
-        inputs = {}
-        if self.spec.first_position:
-            inputs["positions"] = jnp.arange(self.spec.length) + self.spec.first_position
-        found = [s.captured for s in stages(model, params, jnp.asarray(tokens), capture=CAPTURE, inputs=inputs)]
-        profiles = {name: np.stack([np.asarray(layer[name]) for layer in found], axis=1) for name in CAPTURE}
-        every, causal = jnp.ones(tokens.shape, bool), isinstance(model, Decoder)
-        arrays = {
-            "received": mean_received(profiles["attn_received"], every, causal=causal)[:, :, 0],
-            "value_norm": profiles["v"],
-            "resid_norm": profiles["resid_post"],
-        }
-        return {name: np.asarray(values, np.float32) for name, values in arrays.items()}, tokens
+        """The profiles [B, L, T] and comparisons [B, L, C] of a seed's passages, and their tokens [B, T]."""
+        model, params = self.loaded.model, self.loaded.params
+        tokens, causal = drawn(self.spec, self.loaded, seed), isinstance(model, Decoder)
+        every = jnp.ones(tokens.shape, bool)
+        after = jnp.stack([queries_after(every, causal=causal, key=key)[0] for key in COMPARED])
+        layers = []
+        for stage in stages(model, params, jnp.asarray(tokens), capture=CAPTURE, edits=self.edits, inputs=self.inputs):
+            found = stage.captured
+            received = mean_received(found["attn_received"], every, causal=causal)[:, 0]
+            norms = {"value_norm": value_norms(found["v"]), "resid_norm": found["resid_post"]}
+            shares = _contributions(found["pattern"], found["v"], found["z"], after)
+            layers.append({"received": received, **norms, **shares})
+        arrays = jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each], axis=1), *layers)
+        if not causal:
+            arrays["position_norm"] = np.asarray(jnp.linalg.norm(params["W_pos"], axis=-1), np.float32)
+        return arrays, tokens

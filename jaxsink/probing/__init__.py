@@ -3,11 +3,9 @@
 from jaxsink.probing.builders import (
     every_block,
     every_head,
-    isolate_row,
     merge,
     remove_block,
     replace_row,
-    transplant_position,
     zero_head,
 )
 from jaxsink.probing.by_block import heads_of_block, read_out, stages, sweep_blocks
@@ -34,7 +32,6 @@ __all__ = [
     "every_head",
     "gradients",
     "heads_of_block",
-    "isolate_row",
     "merge",
     "patch",
     "patch_path",
@@ -45,7 +42,6 @@ __all__ = [
     "stages",
     "sweep",
     "sweep_blocks",
-    "transplant_position",
     "transplants",
     "zero_head",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -21,7 +21,7 @@ def zero_head(model: Model, layer: int, head: int) -> dict[str, Edit]:
     Raises:
       ValueError: the model has no such block, the block no attention, or the attention no such head.
     """
-    _require(model, layer)
+    require_block(model, layer)
     site = sites(model).get(f"blocks.{layer}.z")
     if site is None:
         raise ValueError(f"block {layer} has no attention, so no head could be zeroed; choose another block.")
@@ -42,7 +42,7 @@ def remove_block(model: Model, layer: int) -> dict[str, Edit]:
     Raises:
       ValueError: the model has no such block.
     """
-    _require(model, layer)
+    require_block(model, layer)
     return {name: Set(0.0) for name in _outputs(sites(model), layer)}
 
 
@@ -66,57 +66,6 @@ def replace_row(site: Site, position: int, value: ArrayLike) -> dict[str, Edit]:
     if value.ndim > inner:
         value = jnp.expand_dims(value, value.ndim - inner)
     return {site.name: Set(value, at(site, **{letter: position}))}
-
-
-def isolate_row(model: Model, layers: Sequence[int], position: int, length: int) -> dict[str, Edit]:
-    """A position that sees itself alone in some blocks; what the others see of it stays as it is.
-
-    Source: 2407.01601, the control by the mask.
-
-    Args:
-      model: the model. layers: 0-based blocks. position: 0-based; registers come first.
-      length: T of the tokens.
-
-    Raises:
-      ValueError: there is no such block or position, or a block has no matrix of scores.
-    """
-    known = sites(model, length=length)
-    edits: dict[str, Edit] = {}
-    for layer in layers:
-        _require(model, layer)
-        site = known.get(f"blocks.{layer}.attn_scores")
-        if site is None:
-            raise ValueError(f"block {layer} has no matrix of attention scores, so no row of it; choose another block.")
-        keys = site.shape[-1]
-        if not 0 <= position < keys:
-            raise ValueError(
-                f"{site.name!r} has {keys} positions, but {position} was given; choose from 0 to {keys - 1}."
-            )
-        others = (jnp.arange(keys) == position)[:, None] & (jnp.arange(keys) != position)[None, :]
-        edits[site.name] = Set(-jnp.inf, others)
-    return edits
-
-
-def transplant_position(model: Model, vector: ArrayLike, target: int, length: int) -> dict[str, Edit]:
-    """A token that gets another position's vector, or any vector, in the place of its own.
-
-    For models that add position vectors; those that rotate take other `positions` among the inputs of `run`.
-
-    Source: 2407.01601, the control by the position embedding.
-
-    Args:
-      model: the model. vector: [D], such as `params["W_pos"][0]`.
-      target: 0-based position of the token. length: T of the tokens.
-
-    Raises:
-      ValueError: the model adds no position vectors, or there is no such position.
-    """
-    site = sites(model, length=length).get("pos_embed")
-    if site is None:
-        raise ValueError(
-            f"{type(model).__name__} adds no position vectors, so none could be replaced; give run other positions."
-        )
-    return replace_row(site, target, vector)
 
 
 def merge(*edits: Edits) -> dict[str, Edit]:
@@ -160,7 +109,8 @@ def every_block(model: Model) -> tuple[list[int], dict[str, Edit]]:
     }
 
 
-def _require(model: Model, layer: int) -> None:
+def require_block(model: Model, layer: int) -> None:
+    """Raise ValueError unless the model has this block, counted from 0."""
     layers = model.config.n_layers
     if not 0 <= layer < layers:
         raise ValueError(f"the model has {layers} blocks, but block {layer} was given; choose from 0 to {layers - 1}.")

@@ -351,14 +351,19 @@ def _minimal_training(calculation: Any, seed: int, rng: np.random.Generator) -> 
     return {"step": step, "rate": calculation.optimiser.rate, "alphas": alphas, "betas": alphas}
 
 
-def passages(seed: int, layers: int = 6, causal: bool = True) -> SyntheticRun:
-    """A checkpoint whose position 0 is a sink with a drained value and a residual peak, from block 1 on."""
+def passages(seed: int, layers: int = 6, causal: bool = True, row: int | None = None) -> SyntheticRun:
+    """A checkpoint whose position 0 is a sink with a drained value and a residual peak, from block 1 on.
+
+    With a controlled row, that is one, too.
+    """
     rng = np.random.default_rng(seed)
     shape = (2, layers, 32)
     received, value, resid = 0.03 * rng.random(shape), 1 + rng.random(shape), 5 + rng.random(shape)
-    received[:, 1:, 0], value[:, 1:, 0], resid[:, 1:, 0] = 0.6, 0.1, 900.0
+    for sink in (0,) if row is None else (0, row):
+        received[:, 1:, sink], value[:, 1:, sink], resid[:, 1:, sink] = 0.6, 0.1, 900.0
     tokens = ["<b>", "$x$", " the", "\n", *("word" for _ in range(28))]
     manifest = {"label": "a checkpoint", "tokens": tokens, "causal": causal}
+    manifest |= {"rows": [] if row is None else [row], "control": "" if row is None else f"$position_{row}$ alone"}
     return SyntheticRun({"received": received, "value_norm": value, "resid_norm": resid}, manifest, seed)
 
 

@@ -37,9 +37,20 @@ def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
         return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
     if kinds[0] == "passages":
         return figures.FIGURES[name]({kind: [made_up.passages(0)] for kind in kinds}, {})
+    if kinds[0] == "free":
+        return figures.FIGURES[name](controlled(), {})
     calculated = set(kinds) <= set(made_up.THEORY)
     runs = made_up.theory_arms(kinds, seeds=2) if calculated else made_up.arms(layers, kinds, seeds=2)
     return figures.FIGURES[name](runs, made_up.claim("BB1", "supported"))
+
+
+def controlled() -> dict[str, list[Any]]:
+    """A decoder without and with a control, and an encoder with one."""
+    return {
+        "free": [made_up.passages(seed) for seed in (0, 1)],
+        "controlled": [made_up.passages(seed, row=5) for seed in (0, 1)],
+        "encoder": [made_up.passages(0, causal=False, row=5)],
+    }
 
 
 CASES = [
@@ -64,6 +75,7 @@ CASES = [
     ("order_of_convergence", 1, ("path_descent", "path_adam")),
     ("variant_survey", 1, ("survey",)),
     ("profiles", 1, ("passages", "others")),
+    ("controls", 1, ("free", "controlled")),
     ("interventions", 1, ("causes",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
@@ -116,6 +128,20 @@ def test_profiles_show_received_attention_and_norms_over_the_median() -> None:
     for shown, name in ((value, "value_norm"), (resid, "resid_norm")):
         norms = run.arrays[name][0]
         np.testing.assert_allclose(shown, (norms / np.median(norms, axis=-1, keepdims=True))[:, :24])
+
+
+def test_controls_show_the_controlled_token_of_every_arm() -> None:
+    runs = controlled()
+    received, encoder, norms, _ = figures.controls(runs).axes
+    free, alone = (line.get_ydata() for line in received.lines)
+    np.testing.assert_allclose(free, np.mean([run.arrays["received"][..., 5] for run in runs["free"]], axis=(0, 1)))
+    np.testing.assert_allclose(alone[1:], 0.6)
+    assert len(encoder.lines) == 1
+    ratios = [
+        run.arrays["value_norm"] / np.median(run.arrays["value_norm"], -1, keepdims=True) for run in runs["controlled"]
+    ]
+    np.testing.assert_allclose(norms.lines[1].get_ydata(), np.exp(np.log(ratios)[..., 5].mean((0, 1))))
+    assert [text.get_text() for text in norms.get_legend().get_texts()] == ["no control", r"\$position_5\$ alone"]
 
 
 def test_key_types_are_sorted_by_the_mean_share() -> None:

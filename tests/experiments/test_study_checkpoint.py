@@ -1,5 +1,6 @@
 """The study of a checkpoint measures what full attention maps say, on the passages that its seed draws."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 
 from experiments.studies import checkpoint, producer_of
 from jaxsink.probing import run
-from theory.checkpoint import Passages
+from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 SPEC = Passages("glassllm", "documentation", 2, 24)
 
@@ -18,6 +19,10 @@ def trainer() -> checkpoint.Trainer:
     return checkpoint.Trainer(SPEC, 1)
 
 
+def value_heads(found: dict[str, jnp.ndarray], layer: int) -> int:
+    return found[f"blocks.{layer}.v"].shape[2]
+
+
 def test_profiles_are_those_of_full_maps(trainer: checkpoint.Trainer, tmp_path: Path) -> None:
     assert producer_of(SPEC) is checkpoint
     shares: list[float] = []
@@ -25,8 +30,8 @@ def test_profiles_are_those_of_full_maps(trainer: checkpoint.Trainer, tmp_path: 
     assert shares == [0.5, 0.5]
     loaded = trainer.loaded
     assert loaded.tokenizer is not None
-    tokens = checkpoint.drawn(SPEC, loaded.tokenizer, 5)
-    names = [f"blocks.{i}.{site}" for i in range(4) for site in ("pattern", "v", "resid_post")]
+    tokens = checkpoint.drawn(SPEC, loaded, 5)
+    names = [f"blocks.{i}.{site}" for i in range(4) for site in ("pattern", "v", "z", "resid_post")]
     _, found = run(loaded.model, loaded.params, jnp.asarray(tokens), capture=names)
     for i in range(4):
         weights = np.asarray(found[f"blocks.{i}.pattern"], np.float64)
@@ -38,24 +43,87 @@ def test_profiles_are_those_of_full_maps(trainer: checkpoint.Trainer, tmp_path: 
         np.testing.assert_allclose(first.arrays["value_norm"][:, i], np.linalg.norm(value, axis=-1), rtol=1e-4)
         resid = np.asarray(found[f"blocks.{i}.resid_post"], np.float64)
         np.testing.assert_allclose(first.arrays["resid_norm"][:, i], np.linalg.norm(resid, axis=-1), rtol=1e-4)
+        outputs = np.asarray(found[f"blocks.{i}.z"], np.float64)
+        heads = np.asarray(found[f"blocks.{i}.v"], np.float64).repeat(weights.shape[1] // value_heads(found, i), 2)
+        for c, key in enumerate(COMPARED):
+            # Queries that see the key, without itself.
+            weight = weights[:, :, key + 1 :, key].mean(2)
+            np.testing.assert_allclose(first.arrays["compared_weight"][:, i, c], weight.mean(1), rtol=1e-4)
+            written = np.linalg.norm(outputs[:, key + 1 :], axis=-1).mean(1)
+            share = (weight * np.linalg.norm(heads[:, key], axis=-1) / written).mean(1)
+            np.testing.assert_allclose(first.arrays["compared_share"][:, i, c], share, rtol=1e-3)
     assert len(first.manifest["tokens"]) == 24
     assert first.manifest["causal"] is True
 
 
 def test_a_seed_draws_its_own_passages(trainer: checkpoint.Trainer) -> None:
-    assert trainer.loaded.tokenizer is not None
-    one, same, other = (checkpoint.drawn(SPEC, trainer.loaded.tokenizer, seed) for seed in (1, 1, 2))
+    one, same, other = (checkpoint.drawn(SPEC, trainer.loaded, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).mean() > 0.5
 
 
 def test_special_tokens_stand_around_a_passage() -> None:
-    spec = Passages("minilm-l6", "documentation", 2, 16)
-    tokenizer = checkpoint.Trainer(spec, 1).loaded.tokenizer
+    spec = Passages("minilm-l6", "documentation", 2, 24)
+    loaded = checkpoint.Trainer(spec, 1).loaded
+    tokenizer = loaded.tokenizer
     assert tokenizer is not None
-    tokens = checkpoint.drawn(spec, tokenizer, 0)
-    assert tokens.shape == (2, 16)
+    tokens = checkpoint.drawn(spec, loaded, 0)
+    assert tokens.shape == (2, 24)
     assert (tokens[:, 0] == tokenizer.cls_id).all()
     assert (tokens[:, -1] == tokenizer.sep_id).all()
-    bare = checkpoint.drawn(Passages("minilm-l6", "documentation", 2, 16, special=False), tokenizer, 0)
-    np.testing.assert_array_equal(bare[:, :14], tokens[:, 1:-1])
+    bare = checkpoint.drawn(Passages("minilm-l6", "documentation", 2, 24, special=False), loaded, 0)
+    np.testing.assert_array_equal(bare[:, :22], tokens[:, 1:-1])
+
+
+def measured(spec: Passages, tmp_path: Path) -> dict[str, np.ndarray]:
+    other = checkpoint.Trainer(spec, 1)
+    return other.run([5], tmp_path, lambda share: None)[0].arrays
+
+
+def test_a_control_of_the_mask_begins_where_it_says(trainer: checkpoint.Trainer, tmp_path: Path) -> None:
+    free = trainer.run([5], tmp_path, lambda share: None)[0].arrays
+    alone = measured(replace(SPEC, control=MaskControl("itself", (9,), first_layer=2)), tmp_path)
+    np.testing.assert_allclose(alone["resid_norm"][:, :2], free["resid_norm"][:, :2], rtol=1e-4)
+    np.testing.assert_allclose(alone["resid_norm"][:, 2, :9], free["resid_norm"][:, 2, :9], rtol=1e-4)
+    assert np.abs(alone["resid_norm"][:, 2, 9] / free["resid_norm"][:, 2, 9] - 1).min() > 0.001
+    # Others see the token as before; a hidden column they do not.
+    np.testing.assert_allclose(alone["received"][:, 0], free["received"][:, 0], rtol=1e-3, atol=1e-6)
+    hidden = measured(replace(SPEC, control=MaskControl(rows=(9,), column=True)), tmp_path)
+    # Its own query alone has weight on it: one of the fifteen that could see it.
+    assert (hidden["received"][:, :, 9] <= 1 / 15 + 1e-6).all()
+    opened = measured(replace(SPEC, control=MaskControl("all", (0,))), tmp_path)
+    assert np.abs(opened["resid_norm"][:, 0, 0] / free["resid_norm"][:, 0, 0] - 1).min() > 0.001
+
+
+def test_a_control_of_positions_rotates_the_token_otherwise(trainer: checkpoint.Trainer, tmp_path: Path) -> None:
+    moved = measured(replace(SPEC, control=PositionControl("first", (9,))), tmp_path)
+    positions = jnp.arange(24).at[9].set(0)
+    tokens = jnp.asarray(checkpoint.drawn(SPEC, trainer.loaded, 5))
+    names = ["blocks.2.pattern"]
+    _, found = run(trainer.loaded.model, trainer.loaded.params, tokens, capture=names, inputs={"positions": positions})
+    weights = np.asarray(found["blocks.2.pattern"], np.float64)
+    expected = np.stack([weights[:, :, j:, j].mean((1, 2)) for j in range(24)], axis=-1)
+    np.testing.assert_allclose(moved["received"][:, 2], expected, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="rotates positions"):
+        checkpoint.Trainer(replace(SPEC, control=PositionControl("mean", (9,))), 1)
+
+
+def test_an_encoder_s_token_gets_another_position_s_vector(tmp_path: Path) -> None:
+    spec = Passages("minilm-l6", "documentation", 2, 24, special=False, control=PositionControl("first", (9,)))
+    other = checkpoint.Trainer(spec, 1)
+    found = other.run([5], tmp_path, lambda share: None)[0]
+    assert found.manifest["rows"] == [9]
+    tokens = jnp.asarray(checkpoint.drawn(spec, other.loaded, 5))
+    positions = jnp.arange(24).at[9].set(0)
+    names = ["blocks.3.resid_post"]
+    _, wanted = run(other.loaded.model, other.loaded.params, tokens, capture=names, inputs={"positions": positions})
+    norms = np.linalg.norm(np.asarray(wanted["blocks.3.resid_post"], np.float64), axis=-1)
+    np.testing.assert_allclose(found.arrays["resid_norm"][:, 3], norms, rtol=1e-4)
+
+
+def test_made_up_texts(trainer: checkpoint.Trainer) -> None:
+    random, repeated = (
+        checkpoint.drawn(replace(SPEC, domain=domain), trainer.loaded, 5) for domain in ("random", "repeated")
+    )
+    assert (repeated == repeated[:, :1]).all()
+    assert (random[:, 1:] != random[:, :-1]).mean() > 0.8

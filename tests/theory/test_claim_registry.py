@@ -32,6 +32,7 @@ IDS = [
     *("BB12", "BB13", "BB14"),
     *("BB-T1", "BB-T2"),
     "OQ6",
+    *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV5", "WV5b", "WV5c", "WV5d", "WV6", "WV6b", "WV7", "WV7b", "WV8"),
     *("LM1", "LM1b"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
@@ -64,7 +65,8 @@ def test_a_claim_is_complete(claim):
 def test_a_control_can_be_read(claim):
     control = claim.control
     # A claim that is refuted needs a control that the same measures support.
-    assert control.expected == ("supported" if claim.id in ("TH3b", "BB12", "LM1b") else "refuted")
+    refuted = ("TH3b", "BB12", "LM1b", "WV2b", "WV3", "WV5b", "WV5c", "WV6b", "WV7b")
+    assert control.expected == ("supported" if claim.id in refuted else "refuted")
     assert control.setting
     # It differs from the claim: by its arms, or by what is measured.
     assert bool(control.swap) != (control.measures is not None)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from theory.checkpoint import Passages
-from theory.claims.lm import LM1, LM1B, profile, sink_positions
+from theory.claims.lm import LM1, LM1B
 from theory.judge import Verdict, judge
+from theory.profiles import profile, sink_positions
 
 Arrays = dict[str, np.ndarray]
 B, L, T, SINK = 3, 5, 20, 4
@@ -122,12 +123,12 @@ def test_what_refutes_the_encoder_is_the_residual_stream() -> None:
 
 
 def test_descriptions_name_the_weights() -> None:
-    one = Passages("glassllm", "prose", 2, 16)
+    one = Passages("glassllm", "prose", 2, 24)
     assert one.describe()["weights"]
-    assert one.describe() != Passages("glassllm", "code", 2, 16).describe()
+    assert one.describe() != Passages("glassllm", "code", 2, 24).describe()
     with pytest.raises(ValueError, match="nearest"):
-        Passages("glassllmm", "prose", 2, 16)
+        Passages("glassllmm", "prose", 2, 24)
     with pytest.raises(ValueError, match="domain must be one of"):
-        Passages("glassllm", "poems", 2, 16)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="length at least 4"):
+        Passages("glassllm", "poems", 2, 24)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="length at least 18"):
         Passages("glassllm", "prose", 2, 3)

@@ -26,6 +26,7 @@ from theory.claims import (
     th3,
     th4,
     th6,
+    wv,
 )
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
@@ -46,6 +47,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *bb_settings.CLAIMS,
     *bb_theory.CLAIMS,
     *oq6.CLAIMS,
+    *wv.CLAIMS,
     *lm.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"

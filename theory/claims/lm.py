@@ -9,26 +9,7 @@ from numpy.typing import NDArray
 
 from theory.checkpoint import Passages
 from theory.claim import TIERS, Claim, Control, Measure, Run, Tier
-
-Profile = NDArray[np.float64]
-# A layer has a sink in a passage where one position receives more than this share of attention on average.
-SINK = 0.2
-
-
-def profile(run: Run, name: str) -> Profile:
-    """[B, L, T]: "received", "value_norm" or "resid_norm" at the positions that are compared.
-
-    Under a causal mask these are the positions that at least half of the queries see: a late one receives what few
-    queries give it, mostly its own weight on itself.
-    """
-    values = np.asarray(run.arrays[name], np.float64)
-    return values[..., : values.shape[-1] // 2] if run.manifest["causal"] else values
-
-
-def sink_positions(run: Run) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """(the position [B, L] that receives most attention, whether it is a sink [B, L])."""
-    received = profile(run, "received")
-    return received.argmax(-1), received.max(-1) > SINK
+from theory.profiles import SINK, profile, sink_positions
 
 
 def _at_sinks(values: NDArray[np.generic], run: Run) -> NDArray[np.generic]:
