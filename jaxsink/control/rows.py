@@ -1,8 +1,8 @@
 """The control by the mask (2407.01601): what chosen rows see, and who sees chosen columns.
 
 The edits are made of attention scores before the model's mask, so that a score can hide a key and never show one. A
-hidden score is -inf, which has no weight under softmax and whatever else gives weight 0 to it; attention that is linear
-in its scores ("identity", "gelu") makes NaN of it. Padding is not known here: a row to which a rule leaves nothing but
+hidden score is -inf, which has no weight in the variants of the catalogue but makes NaN of those that are linear in
+their scores ("identity", "clamped-linear", "gelu"). Padding is not known here: a row to which a rule leaves nothing but
 padding has no key at all.
 """
 

@@ -64,7 +64,6 @@ MODELS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_the_papers(name, tmp_path):
     kind, config, keys = MODELS[name]
