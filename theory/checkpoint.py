@@ -76,8 +76,8 @@ class Passages:
             raise ValueError(f"domain must be one of {', '.join(get_args(Domain))}, but {self.domain!r} was given.")
         if self.count < 1 or self.length <= max(COMPARED) + 1 or self.first_position < 0:
             raise ValueError(
-                f"count must be at least 1, length at least {max(COMPARED) + 2} and first_position at least 0, but they "
-                f"are {self.count}, {self.length} and {self.first_position}; raise them."
+                f"count must be at least 1, length at least {max(COMPARED) + 2} and first_position at least 0, but "
+                f"they are {self.count}, {self.length} and {self.first_position}; raise them."
             )
 
         if self.control is not None and not all(0 <= row < self.length for row in self.control.rows):

@@ -32,7 +32,8 @@ IDS = [
     *("BB12", "BB13", "BB14"),
     *("BB-T1", "BB-T2"),
     "OQ6",
-    *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV5", "WV5b", "WV5c", "WV5d", "WV6", "WV6b", "WV7", "WV7b", "WV8"),
+    *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV6", "WV6b"),
+    *("WV5", "WV5b", "WV5c", "WV5d", "WV7", "WV7b", "WV8"),
     *("LM1", "LM1b"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)

@@ -10,8 +10,8 @@ import pytest
 
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 from theory.claim import Claim
-from theory.claims import wv
-from theory.claims.wv import ROW, SECOND
+from theory.claims import wv, wv_controls
+from theory.claims.wv_arms import ARMS, ROW, SECOND, even, onset
 from theory.judge import Verdict, judge
 
 B, T = 3, 256
@@ -54,7 +54,7 @@ def arms(seed: int) -> dict[str, Run]:
     rows = {"alone": 0.2, "alone_early": 0.03, "alone_late": 0.02, "first_vector": 0.12, "norm_matched": 0.04}
     rows |= {"previous_only": 0.1, "with_previous": 0.1, "first_only": 0.1}
     found = {}
-    for name, tiers in wv._ARMS.items():
+    for name, tiers in ARMS.items():
         causal = tiers["quick"].model != "minilm-l6"
         arrays = plain(rng, causal)
         if name not in ("glassllm", "smollm2_repeated", "minilm_shifted", "minilm_shifted_random"):
@@ -86,18 +86,18 @@ def judged(claim: Claim, runs: list[dict[str, Run]]) -> Verdict:
     return judge(claim, "quick", [{name: of[name] for name in claim.evidence["quick"]} for of in runs])
 
 
-@pytest.mark.parametrize("claim", wv.CLAIMS, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("claim", [*wv.CLAIMS, *wv_controls.CLAIMS], ids=lambda claim: claim.id)
 def test_a_claim_comes_out_as_recorded_where_the_models_do_what_is_recorded(claim: Claim, runs: Any) -> None:
     verdict = judged(claim, runs)
     assert (verdict.status, verdict.control_status) == (claim.expected["paper"], claim.control.expected)
 
 
-@pytest.mark.parametrize("claim", wv.CLAIMS, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("claim", [*wv.CLAIMS, *wv_controls.CLAIMS], ids=lambda claim: claim.id)
 def test_models_without_sinks_and_without_answers_to_controls_support_none(claim: Claim) -> None:
     runs = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        causal = {name: tiers["quick"].model != "minilm-l6" for name, tiers in wv._ARMS.items()}
+        causal = {name: tiers["quick"].model != "minilm-l6" for name, tiers in ARMS.items()}
         about = {name: {"causal": of, "environment": "made up"} for name, of in causal.items()}
         runs.append({name: Run(plain(rng, of), about[name]) for name, of in causal.items()})
     verdict = judged(claim, runs)
@@ -109,15 +109,15 @@ def test_even_attention_is_what_an_even_decoder_gives(runs: Any) -> None:
     decoder, encoder = runs[0]["smollm2"], runs[0]["minilm"]
     weights = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
     by_key = [weights[key:, key].mean() for key in range(T)]
-    np.testing.assert_allclose(wv.even(decoder), by_key, rtol=1e-12)
-    np.testing.assert_allclose(wv.even(encoder), 1 / T)
+    np.testing.assert_allclose(even(decoder), by_key, rtol=1e-12)
+    np.testing.assert_allclose(even(encoder), 1 / T)
 
 
 def test_the_onset_is_the_first_block_with_a_sink(runs: Any) -> None:
     arrays = {"received": np.full((B, 7, T), 0.01)}
-    assert wv.onset(Run(arrays, {"causal": True})) == 7
+    assert onset(Run(arrays, {"causal": True})) == 7
     arrays["received"][:, 3:, 0] = 0.3
-    assert wv.onset(Run(arrays, {"causal": True})) == 3
+    assert onset(Run(arrays, {"causal": True})) == 3
 
 
 def test_controls_must_fit_their_passages() -> None:

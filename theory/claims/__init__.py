@@ -27,6 +27,7 @@ from theory.claims import (
     th4,
     th6,
     wv,
+    wv_controls,
 )
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
@@ -48,6 +49,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *bb_theory.CLAIMS,
     *oq6.CLAIMS,
     *wv.CLAIMS,
+    *wv_controls.CLAIMS,
     *lm.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
