@@ -171,8 +171,8 @@ WV7B = Claim(
     ),
     figure="controls",
     note=(
-        f"{MINILM} With [CLS] and [SEP]. {_TOKEN} The norm alone makes a good part of a first token, in some passages more "
-        f"than in others. {DRAWS}"
+        f"{MINILM} With [CLS] and [SEP]. {_TOKEN} The norm alone makes a good part of a first token, in some passages "
+        f"more than in others. {DRAWS}"
     ),
 )
 WV8 = Claim(
