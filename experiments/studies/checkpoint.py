@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.studies.key_geometry import key_geometry
 from experiments.studies.product import PER_SECOND, Advance, Product
 from experiments.texts import DOMAINS, ordinary_tokens
 from jaxsink import control
@@ -129,6 +130,9 @@ def _mean_head(received: jax.Array) -> jax.Array:
 # Functions of modules, since `stages` compiles anew for other ones.
 CAPTURE = {
     "attn_received": _mean_head,
+    "attn_scores": _whole,
+    "q": _whole,
+    "k": _whole,
     "v": _whole,
     "z": _whole,
     "pattern": _to_compared,
@@ -138,7 +142,7 @@ CAPTURE = {
 
 @jax.jit
 def _contributions(on_key: jax.Array, values: jax.Array, outputs: jax.Array, where: jax.Array) -> dict[str, jax.Array]:
-    """[B, C] for each key compared: the weight on it and the share of the outputs that is its doing, mean over heads.
+    """For each key compared the weight on it, by head [B, N, C] and on average [B, C], and its share of outputs [B, C].
 
     Args:
       on_key: [B, N, T, C]. values: [B, T, K, H]. outputs: [B, T, N, H]. where: bool [C, T], the queries that count.
@@ -150,11 +154,16 @@ def _contributions(on_key: jax.Array, values: jax.Array, outputs: jax.Array, whe
         weights = on_key[..., i]
         share = sink_contribution(weights, norms[..., key], outputs, queries)
         counted = where[i].astype(weights.dtype)
-        found.append(((weights @ counted / counted.sum()).mean(-1), share.mean(-1)))
+        found.append((weights @ counted / counted.sum(), share.mean(-1)))
+    by_head = jnp.stack([weight for weight, _ in found], axis=-1)
     return {
-        "compared_weight": jnp.stack([weight for weight, _ in found], axis=-1),
+        "weight_by_head": by_head,
+        "compared_weight": by_head.mean(1),
         "compared_share": jnp.stack([share for _, share in found], axis=-1),
     }
+
+
+_geometry = jax.jit(key_geometry, static_argnames="compared")
 
 
 def _edits(spec: Passages, loaded: Loaded) -> Edits:
@@ -219,19 +228,22 @@ class Trainer:
         return products
 
     def _profiles(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The profiles [B, L, T] and comparisons [B, L, C] of a seed's passages, and their tokens [B, T]."""
+        """Profiles [B, L, T], comparisons [B, L, C] and by head [L, N, C] of a seed's passages; their tokens [B, T]."""
         model, params = self.loaded.model, self.loaded.params
         tokens, causal = drawn(self.spec, self.loaded, seed), isinstance(model, Decoder)
         every = jnp.ones(tokens.shape, bool)
         after = jnp.stack([queries_after(every, causal=causal, key=key)[0] for key in COMPARED])
-        layers = []
+        layers: list[dict[str, jax.Array]] = []
+        by_head: list[dict[str, jax.Array]] = []
         for stage in stages(model, params, jnp.asarray(tokens), capture=CAPTURE, edits=self.edits, inputs=self.inputs):
             found = stage.captured
             received = mean_received(found["attn_received"], every, causal=causal)[:, 0]
             norms = {"value_norm": value_norms(found["v"]), "resid_norm": found["resid_post"]}
             shares = _contributions(found["pattern"], found["v"], found["z"], after)
             layers.append({"received": received, **norms, **shares})
+            by_head.append(_geometry(found["attn_scores"], found["q"], found["k"], after, compared=COMPARED))
         arrays = jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each], axis=1), *layers)
+        arrays |= jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each]), *by_head)
         if not causal:
             arrays["position_norm"] = np.asarray(jnp.linalg.norm(params["W_pos"], axis=-1), np.float32)
         return arrays, tokens

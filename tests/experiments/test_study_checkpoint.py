@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.studies import checkpoint, producer_of
+from experiments.studies.key_geometry import key_geometry
 from jaxsink.probing import run
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
@@ -54,6 +55,32 @@ def test_profiles_are_those_of_full_maps(trainer: checkpoint.Trainer, tmp_path: 
             np.testing.assert_allclose(first.arrays["compared_share"][:, i, c], share, rtol=1e-3)
     assert len(first.manifest["tokens"]) == 24
     assert first.manifest["causal"] is True
+
+
+def test_the_geometry_of_keys_is_that_of_loops() -> None:
+    rng = np.random.default_rng(0)
+    b, t, n, k, h, compared = 2, 8, 4, 2, 3, (0, 2)
+    queries, keys = rng.normal(size=(b, t, n, h)), rng.normal(size=(b, t, k, h))
+    heads = keys.repeat(n // k, 2)
+    scores = np.einsum("bqnh,bknh->bnqk", queries, heads) / np.sqrt(h)
+    where = np.arange(t)[None, :] > np.array(compared)[:, None]
+    given = [jnp.asarray(x, jnp.float32) for x in (scores, queries, keys)]
+    found = key_geometry(*given, jnp.asarray(where), compared)
+    for head in range(n):
+        for c, key in enumerate(compared):
+            logits = [scores[i, head, q, key] for i in range(b) for q in range(key + 1, t)]
+            np.testing.assert_allclose(found["logit_std"][head, c], np.std(logits), rtol=1e-4)
+            cosines = [cosine(queries[i, q, head], heads[i, key, head]) for i in range(b) for q in range(key + 1, t)]
+            np.testing.assert_allclose(found["query_cosine"][head, c], np.mean(cosines), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found["query_aligned"][head, c], np.mean(np.array(cosines) > 0), rtol=1e-6)
+            among = [cosine(heads[i, key, head], heads[i, j, head]) for i in range(b) for j in range(t) if j != key]
+            np.testing.assert_allclose(found["key_cosine"][head, c], np.mean(among), rtol=1e-4, atol=1e-6)
+        others = [scores[i, head, q, j] for i in range(b) for q in range(2, t) for j in range(1, q)]
+        np.testing.assert_allclose(found["logit_std"][head, -1], np.std(others), rtol=1e-4)
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> float:
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def test_a_seed_draws_its_own_passages(trainer: checkpoint.Trainer) -> None:

@@ -34,7 +34,7 @@ IDS = [
     "OQ6",
     *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV6", "WV6b"),
     *("WV5", "WV5b", "WV5c", "WV5d", "WV7", "WV7b", "WV8"),
-    *("LM1", "LM1b"),
+    *("LM1", "LM1b", "LM5", "LM6"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 

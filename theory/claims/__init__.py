@@ -14,6 +14,7 @@ from theory.claims import (
     bb_settings,
     bb_theory,
     lm,
+    lm_keys,
     nx_i,
     nx_n,
     nx_p,
@@ -51,6 +52,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *wv.CLAIMS,
     *wv_controls.CLAIMS,
     *lm.CLAIMS,
+    *lm_keys.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
 
