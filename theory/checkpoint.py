@@ -92,3 +92,32 @@ class Passages:
         if self.control is not None:
             fields["control"] = {"type": type(self.control).__name__, **asdict(self.control)}
         return {"type": "Passages", "weights": find_asset(self.model).digest, **fields}
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """First tokens of passages, each attention and each MLP removed in turn; the seed chooses the passages.
+
+    Under a causal mask nothing else reaches the first position, so they are run by themselves.
+
+    Attributes:
+      model: name in the catalogue of checkpoints, a decoder. domain: the kind of text. count: passages.
+
+    Raises:
+      ValueError: there is no such checkpoint or domain, or no passage.
+    """
+
+    model: str
+    domain: Domain
+    count: int
+
+    def __post_init__(self) -> None:
+        self.passages()
+
+    def passages(self) -> Passages:
+        """Passages that begin with these tokens."""
+        return Passages(self.model, self.domain, self.count, max(COMPARED) + 2)
+
+    def describe(self) -> dict[str, Any]:
+        """The specification as plain JSON data, with the identity of the weights."""
+        return {"type": "FirstToken", "passages": self.passages().describe()}

@@ -16,6 +16,7 @@ from experiments.figures.measures import measures as measures
 from experiments.figures.profiles import profiles as profiles
 from experiments.figures.removal import block_removal as block_removal
 from experiments.figures.removal import residual_gradients as residual_gradients
+from experiments.figures.removed_layers import removed_layers as removed_layers
 from experiments.figures.residual_norms import residual_by_token as residual_by_token
 from experiments.figures.residual_norms import residual_norms as residual_norms
 from experiments.figures.settings import copy_probability as copy_probability
@@ -60,6 +61,7 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "variant_survey": _of_runs(variant_survey),
         "profiles": _of_runs(profiles),
         "controls": _of_runs(controls),
+        "removed_layers": _of_runs(removed_layers),
         "measures": lambda runs, claim: measures(claim),
     }
 )

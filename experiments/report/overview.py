@@ -182,6 +182,12 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "Attention received, value norm and residual norm by layer and position of a passage, for each model.",
                 ("smollm2", "smollm2_repeated", "glassllm", "minilm", "minilm_shifted"),
             ),
+            "removed_layers": Shown(
+                "Which layers write the residual peak",
+                "Residual norm of the first token by block, and what is left of its peak when the attention or the MLP "
+                "of a block is removed.",
+                ("first_smollm2", "first_glassllm"),
+            ),
         },
     }
 )

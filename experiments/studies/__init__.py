@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from experiments.studies import bigram_backcopy, calculation, checkpoint, survey
+from experiments.studies import bigram_backcopy, calculation, checkpoint, first_token, survey
 from jaxsink.training import TrainConfig
 from theory.calculations import Calculation
-from theory.checkpoint import Passages
+from theory.checkpoint import FirstToken, Passages
 from theory.claim import Spec
 from theory.survey import Survey
 
@@ -16,6 +16,7 @@ PRODUCERS: dict[type, ModuleType] = {
     Calculation: calculation,
     Survey: survey,
     Passages: checkpoint,
+    FirstToken: first_token,
 }
 
 

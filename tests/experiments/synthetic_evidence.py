@@ -367,6 +367,17 @@ def passages(seed: int, layers: int = 6, causal: bool = True, row: int | None = 
     return SyntheticRun({"received": received, "value_norm": value, "resid_norm": resid}, manifest, seed)
 
 
+def first_tokens(seed: int, layers: int = 6) -> SyntheticRun:
+    """First tokens whose peak is written by the MLP of block 2."""
+    rng = np.random.default_rng(seed)
+    norms = 5 + rng.random((3, layers))
+    norms[:, 2:] *= 100
+    without = {part: np.repeat(norms[:, None], layers, axis=1) for part in ("attention", "mlp")}
+    without["mlp"][:, 2] = 5.5
+    arrays = {"resid_norm": norms, **{f"without_{part}": of for part, of in without.items()}}
+    return SyntheticRun(arrays, {"label": "a $model$ on 3 first tokens", "tokens": ["a", "b", "c"]}, seed)
+
+
 def survey(seed: int) -> SyntheticRun:
     """A survey of all variants, of which one diverged."""
     rng = np.random.default_rng(seed)

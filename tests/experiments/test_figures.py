@@ -37,6 +37,8 @@ def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
         return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
     if kinds[0] == "passages":
         return figures.FIGURES[name]({kind: [made_up.passages(0)] for kind in kinds}, {})
+    if kinds[0] == "first":
+        return figures.FIGURES[name]({kind: [made_up.first_tokens(seed) for seed in (0, 1)] for kind in kinds}, {})
     if kinds[0] == "free":
         return figures.FIGURES[name](controlled(), {})
     calculated = set(kinds) <= set(made_up.THEORY)
@@ -76,6 +78,7 @@ CASES = [
     ("variant_survey", 1, ("survey",)),
     ("profiles", 1, ("passages", "others")),
     ("controls", 1, ("free", "controlled")),
+    ("removed_layers", 1, ("first", "second")),
     ("interventions", 1, ("causes",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
@@ -142,6 +145,16 @@ def test_controls_show_the_controlled_token_of_every_arm() -> None:
     ]
     np.testing.assert_allclose(norms.lines[1].get_ydata(), np.exp(np.log(ratios)[..., 5].mean((0, 1))))
     assert [text.get_text() for text in norms.get_legend().get_texts()] == ["no control", r"\$position_5\$ alone"]
+
+
+def test_removed_layers_show_what_is_left_of_the_peak() -> None:
+    run = made_up.first_tokens(0)
+    norms, left = figures.removed_layers({"model": [run]}).axes
+    np.testing.assert_allclose(norms.lines[0].get_ydata(), np.exp(np.log(run.arrays["resid_norm"]).mean(0)))
+    attention, mlp = (line.get_ydata() for line in left.lines[:2])
+    np.testing.assert_allclose(attention, 1.0)
+    expected = np.exp(np.log(5.5 / run.arrays["resid_norm"].max(-1)).mean())
+    np.testing.assert_allclose(mlp, [1, 1, expected, 1, 1, 1])
 
 
 def test_key_types_are_sorted_by_the_mean_share() -> None:

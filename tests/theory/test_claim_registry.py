@@ -14,7 +14,7 @@ from jaxsink.models import TransformerConfig
 from jaxsink.training import SGD, AdamW, HoldNorm, HoldValue, TrainConfig, UniformAttention, digest
 from theory import claims
 from theory.calculations import Calculation
-from theory.checkpoint import Passages
+from theory.checkpoint import FirstToken, Passages
 from theory.claim import TIERS, Status
 from theory.claims import BUILT_IN, all_claims, arms, select
 from theory.survey import Survey
@@ -34,7 +34,7 @@ IDS = [
     "OQ6",
     *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV6", "WV6b"),
     *("WV5", "WV5b", "WV5c", "WV5d", "WV7", "WV7b", "WV8"),
-    *("LM1", "LM1b", "LM5", "LM6"),
+    *("LM1", "LM1b", "LM4", "LM4b", "LM5", "LM6"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 
@@ -66,7 +66,7 @@ def test_a_claim_is_complete(claim):
 def test_a_control_can_be_read(claim):
     control = claim.control
     # A claim that is refuted needs a control that the same measures support.
-    refuted = ("TH3b", "BB12", "LM1b", "WV2b", "WV3", "WV5b", "WV5c", "WV6b", "WV7b")
+    refuted = ("TH3b", "BB12", "LM1b", "WV2b", "WV3", "WV5b", "WV5c", "WV6b", "WV7b", "LM4b")
     assert control.expected == ("supported" if claim.id in refuted else "refuted")
     assert control.setting
     # It differs from the claim: by its arms, or by what is measured.
@@ -203,7 +203,7 @@ def test_steps_fit_their_chunks():
     surveys = [spec for spec in specs if isinstance(spec, Survey)]
     trained = [spec for spec in specs if isinstance(spec, TrainConfig)]
     untrained = [spec for spec in specs if spec not in [*surveys, *trained]]
-    assert all(isinstance(spec, Calculation | Passages) for spec in untrained)
+    assert all(isinstance(spec, Calculation | Passages | FirstToken) for spec in untrained)
     runs = trained + [run for survey in surveys for _, run in survey.runs()]
     assert all(spec.steps % spec.chunk_steps == 0 and isinstance(spec.model, TransformerConfig) for spec in runs)
 

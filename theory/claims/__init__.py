@@ -15,6 +15,7 @@ from theory.claims import (
     bb_theory,
     lm,
     lm_keys,
+    lm_peak,
     nx_i,
     nx_n,
     nx_p,
@@ -52,6 +53,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *wv.CLAIMS,
     *wv_controls.CLAIMS,
     *lm.CLAIMS,
+    *lm_peak.CLAIMS,
     *lm_keys.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
