@@ -24,6 +24,8 @@ from theory.claim import Tier
 
 # Claims from which on their pictures are drawn by several processes: each takes some four seconds to start.
 MANY = 12
+# Arms of a figure that its file is named after.
+NAMED = 6
 
 
 def _has_claims(folder: Path) -> bool:
@@ -103,7 +105,8 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
         """A picture of runs, drawn once however many claims show it."""
         what = name, tuple((arm, *(run.key for run in each)) for arm, each in runs.items())
         if what not in drawn:
-            file = "-".join([name, *runs])
+            # No longer than what every file system takes.
+            file = "-".join([name, *[*runs][:NAMED]]) + (f"-and-{len(runs) - NAMED}-more" if len(runs) > NAMED else "")
             # Claims of a user's own may have arms of the same names and other runs.
             if any(path.stem == file for path in drawn.values()):
                 file += f"-{len(drawn)}"

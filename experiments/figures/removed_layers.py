@@ -29,7 +29,9 @@ def removed_layers(runs: Arms) -> Figure:
     colours = arm_colours(runs)
     with style():
         figure = new_figure(10.0, 3.4 * len(runs))
-        for (arm, each), (norms, left) in zip(runs.items(), figure.subplots(len(runs), 2, squeeze=False), strict=True):
+        for (arm, each), (norms, left) in zip(
+            runs.items(), figure.subplots(len(runs), 2, squeeze=False, sharey="col"), strict=True
+        ):
             mean = np.mean([np.log(values(run, "resid_norm")).mean(0) for run in each], axis=0)
             norms.plot(np.exp(mean), color=colours[arm], marker=".")
             norms.set_ylabel("residual norm, first token")
