@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,20 +82,26 @@ def cost(spec: Passages) -> float:
     return 3e-8 * PER_SECOND * find_asset(spec.model).size * spec.count * spec.length / 1024 + 4 * PER_SECOND
 
 
-def drawn(spec: Passages, loaded: Loaded, seed: int) -> np.ndarray:
+@lru_cache(maxsize=1)
+def loaded(model: str) -> Loaded:
+    """A checkpoint of the catalogue. The last one is kept: many specifications after each other look at it."""
+    return load(model)
+
+
+def drawn(spec: Passages, checkpoint: Loaded, seed: int) -> np.ndarray:
     """The passages of a seed as tokens, int32 [B, T].
 
     Raises:
       ValueError: the checkpoint has no tokenizer, or the texts are too short.
     """
-    tokenizer = loaded.tokenizer
+    tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         raise ValueError(f"the checkpoint {spec.model!r} has no tokenizer, so it cannot read text.")
     before, after = _special(tokenizer) if spec.special else ((), ())
     inner = spec.length - len(before) - len(after)
     if spec.domain in _MADE_UP:
         made_up = _MADE_UP[spec.domain](
-            ordinary_tokens(tokenizer, loaded.model.config.vocab_size), inner, spec.count, seed
+            ordinary_tokens(tokenizer, checkpoint.model.config.vocab_size), inner, spec.count, seed
         )
         bodies: Sequence[np.ndarray] = list(made_up)
     else:
@@ -210,7 +217,7 @@ class Trainer:
     """
 
     def __init__(self, spec: Passages, group: int) -> None:
-        self.spec, self.loaded = spec, load(spec.model)
+        self.spec, self.loaded = spec, loaded(spec.model)
         self.edits, self.inputs = _edits(spec, self.loaded), _inputs(spec, self.loaded)
 
     def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:

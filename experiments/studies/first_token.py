@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.studies.checkpoint import drawn
+from experiments.studies.checkpoint import drawn, loaded
 from experiments.studies.product import PER_SECOND, Advance, Product
-from jaxsink.checkpoints import find_asset, load
+from jaxsink.checkpoints import find_asset
 from jaxsink.metrics import residual_norms
 from jaxsink.models import Decoder
 from jaxsink.probing import Edits, Set, stages
@@ -47,7 +47,7 @@ class Trainer:
     """
 
     def __init__(self, spec: FirstToken, group: int) -> None:
-        self.spec, self.loaded = spec, load(spec.model)
+        self.spec, self.loaded = spec, loaded(spec.model)
         if not isinstance(self.loaded.model, Decoder):
             raise ValueError(
                 f"{spec.model!r} is no decoder, so its first position sees the others; choose one with a causal mask."
@@ -72,7 +72,7 @@ class Trainer:
 
     def _norms(self, tokens: np.ndarray, edits: Edits) -> np.ndarray:
         """[B, L], norm of the residual stream at the first position after each block."""
-        loaded = self.loaded
-        found = stages(loaded.model, loaded.params, jnp.asarray(tokens), capture=_CAPTURE, edits=edits)
+        model, params = self.loaded.model, self.loaded.params
+        found = stages(model, params, jnp.asarray(tokens), capture=_CAPTURE, edits=edits)
         norms: list[jax.Array] = [stage.captured["resid_post"][:, 0] for stage in found]
         return np.stack([np.asarray(x, np.float32) for x in norms], axis=1)
