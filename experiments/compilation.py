@@ -12,9 +12,9 @@ from jaxsink.checkpoints import cache_folder
 def keep_compiled() -> None:
     """Let JAX keep what it compiles in `cache_folder()`/compiled; to be called before anything compiles.
 
-    The same program is then compiled once, too, when several specifications share it. A folder that the user has
-    chosen for JAX ($JAX_COMPILATION_CACHE_DIR) stands, $JAX_ENABLE_COMPILATION_CACHE=false turns all of it off, and
-    where the folder cannot be made nothing is kept.
+    What took a second or more is kept, as is JAX's default, and so is compiled once where several specifications share
+    it. A folder that the user has chosen for JAX ($JAX_COMPILATION_CACHE_DIR) stands,
+    $JAX_ENABLE_COMPILATION_CACHE=false turns all of it off, and where the folder cannot be made nothing is kept.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return

@@ -27,7 +27,7 @@ def key_geometry(
       positive; "key_cosine" [N, C], mean cosine of the key with all others, before rotation, a key head's repeated for
       its queries.
 
-    Source: 2410.10781, section 4, and 2410.13835, section 4.
+    Source: 2410.10781 and 2410.13835, section 4.
     """
     key_norms = jnp.repeat(jnp.linalg.norm(keys, axis=-1), queries.shape[2] // keys.shape[2], axis=2)
     norms = jnp.linalg.norm(queries, axis=-1) / queries.shape[-1] ** 0.5

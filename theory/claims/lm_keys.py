@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.checkpoint import COMPARED
-from theory.claim import TIERS, Arms, Claim, Control, Measure, Run, Tier
+from theory.claim import TIERS, Arms, Claim, Control, Measure, Run
 from theory.claims.lm import SMOLLM2, SMOLLM2_NOTE
 
 # A head has a sink where the first token has more than this weight on average.
@@ -35,10 +35,6 @@ def concentration(run: Run, key: int) -> float:
     if not spread.size:
         return math.nan
     return float(np.exp(np.log(spread[:, COMPARED.index(key)] / spread[:, -1]).mean()))
-
-
-def _both(*measures: Measure) -> dict[Tier, tuple[Measure, ...]]:
-    return dict.fromkeys(TIERS, measures)
 
 
 def _of(name: str, key: int) -> Callable[[Arms], float]:
@@ -78,21 +74,21 @@ LM5 = Claim(
     statement="The logits on a pretrained decoder's sink concentrate: all queries give it nearly the same one.",
     kind="checkpoint",
     evidence={tier: {ARM: SMOLLM2[tier]} for tier in TIERS},
-    measures=_both(_concentrated(0)),
+    measures=dict.fromkeys(TIERS, (_concentrated(0),)),
     expected={"quick": "supported", "paper": "supported"},
-    control=Control(f"an ordinary key (position {_OTHER})", measures=_both(_concentrated(_OTHER))),
+    control=Control(f"an ordinary key (position {_OTHER})", measures=dict.fromkeys(TIERS, (_concentrated(_OTHER),))),
     figure="profiles",
     note=f"{SMOLLM2_NOTE} Heads with a sink are those that give the first token more than {SINK_HEAD:g} on average.",
 )
 LM6 = Claim(
     id="LM6",
-    source="2410.13835, section 4; 2410.10781, section 4",
+    source="2410.13835, section 4; 2410.10781",
     statement="The sink's key is nearly orthogonal to the other keys, and all queries align with it.",
     kind="checkpoint",
     evidence={tier: {ARM: SMOLLM2[tier]} for tier in TIERS},
-    measures=_both(*_apart(0)),
+    measures=dict.fromkeys(TIERS, _apart(0)),
     expected={"quick": "supported", "paper": "supported"},
-    control=Control(f"an ordinary key (position {_OTHER})", measures=_both(*_apart(_OTHER))),
+    control=Control(f"an ordinary key (position {_OTHER})", measures=dict.fromkeys(TIERS, _apart(_OTHER))),
     figure="profiles",
     note=(
         f"{SMOLLM2_NOTE} Keys are compared before rotation, queries with keys after it. Heads with a sink are those "

@@ -28,7 +28,7 @@ from theory.claims.wv_arms import (
 _SEEN = "Positions that fewer than half of the queries see are left out."
 WV1 = Claim(
     id="WV1",
-    source="2407.01601, section 3",
+    source="2407.01601",
     statement="The first element draws a disproportionate part of the attention in a pretrained decoder.",
     kind="checkpoint",
     evidence=evidence("smollm2", "glassllm"),
@@ -65,7 +65,7 @@ def _reduced(arm: str) -> dict[Tier, tuple[Measure, ...]]:
 
 WV2 = Claim(
     id="WV2",
-    source="2407.01601, section 3",
+    source="2407.01601",
     statement="Elements that draw much attention have reduced values in a pretrained decoder.",
     kind="checkpoint",
     evidence=evidence("smollm2", "glassllm"),
@@ -77,7 +77,7 @@ WV2 = Claim(
 )
 WV2B = Claim(
     id="WV2b",
-    source="2407.01601, section 3, for the encoders",
+    source="2407.01601, for the encoders",
     statement="Elements that draw much attention have reduced values in a pretrained encoder.",
     kind="checkpoint",
     evidence=evidence("minilm", "smollm2"),
@@ -105,7 +105,7 @@ def _little(arm: str, key: int) -> Measure:
 
 WV3 = Claim(
     id="WV3",
-    source="2407.01601, section 3",
+    source="2407.01601",
     statement="The first element of a pretrained decoder adds far less to the outputs than its share of the attention.",
     kind="checkpoint",
     evidence=evidence("smollm2", "minilm"),
@@ -123,7 +123,7 @@ WV3 = Claim(
 )
 WV3B = Claim(
     id="WV3b",
-    source="2407.01601, section 3, for the encoders",
+    source="2407.01601, for the encoders",
     statement="The first element of a pretrained encoder adds far less to the outputs than its share of the attention.",
     kind="checkpoint",
     evidence=evidence("minilm"),
@@ -146,7 +146,7 @@ def _first_over_even(arm: str, words: str, low: float, high: float) -> Measure:
 
 WV4 = Claim(
     id="WV4",
-    source="2407.01601, section 4.1",
+    source="2407.01601",
     statement="A pretrained decoder chooses the first element whatever token it is, for it alone is not mixed.",
     kind="checkpoint",
     evidence=evidence("smollm2", "smollm2_random", "smollm2_repeated", "minilm_shifted", "minilm_shifted_random"),
@@ -197,7 +197,7 @@ _FIRST = (
 )
 WV6 = Claim(
     id="WV6",
-    source="2407.01601, section 4.1",
+    source="2407.01601",
     statement="A pretrained encoder with learned positions chooses its first element by the position.",
     kind="checkpoint",
     evidence=evidence("minilm_bare", "minilm_shifted"),
@@ -209,7 +209,7 @@ WV6 = Claim(
 )
 WV6B = Claim(
     id="WV6b",
-    source="2407.01601, section 4.1",
+    source="2407.01601",
     statement="A pretrained encoder with learned positions chooses its last element, too.",
     kind="checkpoint",
     evidence=evidence("minilm_bare"),

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl, Sees, Vector
 from theory.claim import TIERS, Arms, Measure, Run, Tier
-from theory.profiles import profile, sink_positions
+from theory.profiles import SINK, profile, sink_positions
 
 Array = NDArray[np.float64]
 # The token that the controls are about, and a second one; both are seen by more than half of the queries.
@@ -126,8 +126,8 @@ def most_at_first(run: Run) -> float:
 
 
 def onset(run: Run) -> float:
-    """The first layer in which position 0 receives more than .2 of the attention; as many as there are if none."""
-    sinks = run.arrays["received"][..., 0].mean(0) > 0.2
+    """The first layer in which position 0 receives more than `SINK` of the attention; as many as there are if none."""
+    sinks = run.arrays["received"][..., 0].mean(0) > SINK
     return float(sinks.argmax() if sinks.any() else len(sinks))
 
 

@@ -1,4 +1,4 @@
-"""Claims WV5, WV7 and WV8: what makes a waiver element of another token (2407.01601, section 4)."""
+"""Claims WV5, WV7 and WV8: what makes a waiver element of another token (2407.01601)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _two_over_one(a: Arms) -> float:
 
 WV5 = Claim(
     id="WV5",
-    source="2407.01601, section 4.2",
+    source="2407.01601",
     statement="In a pretrained decoder a token that is made to see itself alone becomes a waiver element.",
     kind="checkpoint",
     evidence=evidence("alone", "two_alone", "hidden_column", "smollm2", "minilm_alone", "minilm"),
@@ -76,7 +76,7 @@ WV5 = Claim(
 )
 WV5B = Claim(
     id="WV5b",
-    source="2407.01601, section 4.2, comparisons",
+    source="2407.01601, comparisons",
     statement="In a pretrained decoder no other narrow row of the mask makes a waiver element.",
     kind="checkpoint",
     evidence=evidence("alone", *_UNLIKE),
@@ -95,7 +95,7 @@ WV5B = Claim(
 )
 WV5C = Claim(
     id="WV5c",
-    source="2407.01601, section 4.2, the other way",
+    source="2407.01601, the other way",
     statement="In a pretrained decoder the first token is no sink once it is mixed with all others.",
     kind="checkpoint",
     evidence=evidence("first_opened", "smollm2_repeated", "smollm2"),
@@ -122,7 +122,7 @@ WV5C = Claim(
 )
 WV5D = Claim(
     id="WV5d",
-    source="2407.01601, section 4.2, by layers",
+    source="2407.01601, by layers",
     statement="Seeing itself alone makes a waiver element of a token only if it does so in all blocks.",
     kind="checkpoint",
     evidence=evidence("alone_early", "alone_late", "alone"),
@@ -140,7 +140,7 @@ WV5D = Claim(
 _VECTORS = {"interior_vector": "position 100's vector", "mean_vector": "the mean vector"}
 WV7 = Claim(
     id="WV7",
-    source="2407.01601, section 4.3",
+    source="2407.01601",
     statement="In a pretrained encoder a token that gets the first position's vector becomes a waiver element.",
     kind="checkpoint",
     evidence=evidence("first_vector", *_VECTORS, "minilm", "smollm2_first_number", "smollm2"),
@@ -160,7 +160,7 @@ WV7 = Claim(
 )
 WV7B = Claim(
     id="WV7b",
-    source="2407.01601, section 4.3; the comparison is new",
+    source="2407.01601; the comparison is new",
     statement="The norm of the first position's vector does nothing by itself: its direction makes the waiver element.",
     kind="checkpoint",
     evidence=evidence("norm_matched", "interior_vector", "minilm"),
@@ -177,7 +177,7 @@ WV7B = Claim(
 )
 WV8 = Claim(
     id="WV8",
-    source="2407.01601, section 4",
+    source="2407.01601",
     statement="The mask control works on a decoder alone, the position control on an encoder alone.",
     kind="checkpoint",
     evidence=evidence("alone", "smollm2_first_number", "minilm_alone", "first_vector"),
