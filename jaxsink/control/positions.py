@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsink.control.rows import Indices, known, selected
+from jaxsink.control.rows import Indices, selected
 from jaxsink.models import Model
 from jaxsink.probing import Edit, Set, sites
+from jaxsink.probing.edits import known
 
 
 def transplant_position(

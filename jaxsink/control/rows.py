@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxsink.models import Encoder, Model
 from jaxsink.probing import Edit, Set, Site, sites
 from jaxsink.probing.builders import require_block
+from jaxsink.probing.edits import known
 
 Array = np.ndarray | jax.Array
 # (rows int [T, 1], keys int [1, S]) -> bool [T, S], the keys that a controlled row still sees if the model's own mask
@@ -195,11 +196,6 @@ def selected(indices: Indices, site: Site, letter: str) -> Array:
             f"{site.name!r} has {count} positions, but position {bad[0]} was given; choose from 0 to {count - 1}."
         )
     return (np.arange(count, dtype=np.int32)[:, None] == given.astype(np.int32).reshape(1, -1)).any(-1)
-
-
-def known(values: Indices) -> bool:
-    """Whether all values are there, and none is traced."""
-    return not any(isinstance(value, jax.core.Tracer) for value in jax.tree.leaves(values))
 
 
 def _is(key: ArrayLike, rows: Array, keys: Array) -> Array:

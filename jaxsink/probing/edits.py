@@ -117,7 +117,7 @@ class Clamp(Edit):
     def check(self, site: Site) -> None:
         super().check(site)
         low, high = self.low, self.high
-        if _known(low, high) and np.any(np.asarray(low) > np.asarray(high)):
+        if known(low, high) and np.any(np.asarray(low) > np.asarray(high)):
             raise ValueError(
                 f"the edit of {site.name!r} has low = {low} above high = {high}; give the smaller one first."
             )
@@ -154,7 +154,7 @@ class ForceAttention(Edit):
             raise ValueError(f"ForceAttention edits attention weights, but {site.name!r} has none; edit a 'pattern'.")
         keys = site.shape[-1]
         # A key that does not exist would go unnoticed: nothing is forced, but the other keys shrink.
-        if _known(self.key) and not np.all((np.asarray(self.key) >= 0) & (np.asarray(self.key) < keys)):
+        if known(self.key) and not np.all((np.asarray(self.key) >= 0) & (np.asarray(self.key) < keys)):
             raise ValueError(
                 f"{site.name!r} has {keys} keys, but key {self.key} was given; choose from 0 to {keys - 1}."
             )
@@ -200,8 +200,9 @@ def chained(name: str, given: Edit | Sequence[Edit]) -> Edit:
     return edits[0] if len(edits) == 1 else Chain(tuple(edits))
 
 
-def _known(*values: ArrayLike) -> bool:
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+def known(*values: ArrayLike | Sequence[int]) -> bool:
+    """Whether all values are there, and none is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 Index = int | slice | Sequence[int]
