@@ -66,7 +66,8 @@ def test_every_variant_has_a_case() -> None:
     assert {type(case.variant) for case in CASES} == set(attention.CATALOGUE.values())
 
 
-@laws.parametrize(case.variant for case in CASES)
+# A second choice of parameters shares the code of the first: it is held against its formula, below, and costs no laws.
+@laws.parametrize({type(case.variant): case.variant for case in reversed(CASES)}.values())
 def test_law(law: laws.Law, variant: attention.RowMap) -> None:
     @settings(max_examples=3)
     @given(seed=SEEDS)
