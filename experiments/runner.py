@@ -135,6 +135,16 @@ class _InTurn(Reporter):
             self.inner.advance(cost)
 
 
+def _dealt(works: Sequence[_Work], workers: int) -> list[tuple[_Work, tuple[int, ...]]]:
+    """The groups of as many jobs as there are workers by turns: they compile at once, and none waits for another."""
+    dealt = []
+    for first in range(0, len(works), workers):
+        some = works[first : first + workers]
+        for turn in range(max(len(work.groups) for work in some)):
+            dealt += [(work, work.groups[turn]) for work in some if turn < len(work.groups)]
+    return dealt
+
+
 def _make(jobs: Sequence[Job], store: EvidenceStore, reporter: Reporter) -> Iterator[Job]:
     """Make what is missing, and yield each job once the evidence of all its seeds stands.
 
@@ -142,7 +152,7 @@ def _make(jobs: Sequence[Job], store: EvidenceStore, reporter: Reporter) -> Iter
     """
     stop, told = threading.Event(), _InTurn(reporter)
     works = [_Work(job, store, told, stop) for job in jobs]
-    for workers, alike in groupby(works, key=lambda work: work.workers):
+    for workers, alike in ((workers, list(some)) for workers, some in groupby(works, key=lambda work: work.workers)):
         if workers == 1:
             for work in alike:
                 for group in work.groups:
@@ -150,7 +160,7 @@ def _make(jobs: Sequence[Job], store: EvidenceStore, reporter: Reporter) -> Iter
                 yield work.job
             continue
         with ThreadPoolExecutor(workers) as pool:
-            running = {pool.submit(work.run, group): work for work in alike for group in work.groups}
+            running = {pool.submit(work.run, group): work for work, group in _dealt(alike, workers)}
             try:
                 for future in as_completed(list(running)):
                     future.result()

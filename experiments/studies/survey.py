@@ -16,12 +16,12 @@ from experiments.studies import bigram_backcopy
 from experiments.studies.product import PER_SECOND, Advance, Product
 from jaxsink.files import whole
 from jaxsink.training import TrainConfig, seed_keys
-from jaxsink.training.loop import Keys
+from jaxsink.training.loop import Keys, compiler_options
 from jaxsink.training.runs import build
 from theory.survey import Survey
 
 NAME = "survey"
-VERSION = 1
+VERSION = 2
 SIDE_BY_SIDE = False
 # A run of a variant compiles for some three seconds.
 _COMPILING = 3 * PER_SECOND
@@ -62,7 +62,7 @@ def _compiled(run: TrainConfig) -> Callable[[Keys], dict[str, jax.Array]]:
         found = program.measure(state, keys.probe)
         return {name: found[name] for name in MEASURED}
 
-    return jax.jit(whole_run)
+    return jax.jit(whole_run, compiler_options=compiler_options())
 
 
 class Trainer:

@@ -119,9 +119,18 @@ def compiled(program: Program, keys: Keys) -> Program:
     )
 
 
+def compiler_options() -> dict[str, Any]:
+    """What the programs of a run are compiled with here.
+
+    On a CPU LLVM's level 1 instead of XLA's 3: steps and measurements run as fast and compile in little more than half
+    the time, which would be a quarter of a short run.
+    """
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
 def ahead(function: Any, *arguments: Any) -> Any:
     """A function from `jax.jit`, compiled for arguments of these shapes."""
-    return function.lower(*arguments).compile()
+    return function.lower(*arguments).compile(compiler_options=compiler_options())
 
 
 class Point(NamedTuple):
