@@ -22,7 +22,7 @@ from experiments.results import SCHEMA, Result, to_json
 from jaxsink import __version__
 from theory.claim import Tier
 
-# Claims from which on their pictures are drawn by several processes: each takes some four seconds to start.
+# Claims from which on pictures are drawn by several processes: each takes some four seconds to start.
 MANY = 12
 # Arms of a figure that its file is named after.
 NAMED = 6
@@ -99,35 +99,43 @@ def publish(results: Sequence[Result], out: Path, tier: Tier, command: str, seco
     # First, so that a figure's fault takes no verdict with it, and a folder half written is known as a report's.
     write_json(out / "claims.json", data)
     folder.mkdir(exist_ok=True)
-    drawn: dict[Any, Path] = {}
+    drawn: dict[Any, Future[Path]] = {}
+    files: set[str] = set()
 
-    def draw(name: str, runs: Mapping[str, Sequence[StoredRun]]) -> Path:
+    def draw(name: str, runs: Mapping[str, Sequence[StoredRun]]) -> Future[Path]:
         """A picture of runs, drawn once however many claims show it."""
         what = name, tuple((arm, *(run.key for run in each)) for arm, each in runs.items())
         if what not in drawn:
             # No longer than what every file system takes.
             file = "-".join([name, *[*runs][:NAMED]]) + (f"-and-{len(runs) - NAMED}-more" if len(runs) > NAMED else "")
             # Claims of a user's own may have arms of the same names and other runs.
-            if any(path.stem == file for path in drawn.values()):
-                file += f"-{len(drawn)}"
-            drawn[what] = _save(figures.FIGURES[name](runs, {}), folder / file)
+            if file in files:
+                file += f"-{len(files)}"
+            files.add(file)
+            drawn[what] = submit(draw_runs, name, dict(runs), folder / file)
         return drawn[what]
 
-    pictures: dict[str, Path] = {}
     arms = _shared_arms(results)
     with _workers(len(judged)) as submit:
-        measures = {r.claim.id: submit(draw_measures, entry, folder / r.claim.id) for r, entry in judged}
+        drawing: dict[str, Future[Path]] = {}
         for name, row in (each for rows in SECTIONS.values() for each in rows.items()):
             if shown := row.drawn(arms):
-                pictures[name] = draw(name, {arm: arms[arm] for arm in shown})
-        for claim, runs in ((result.claim, result.runs) for result, _ in judged):
-            pictures[claim.id] = measures[claim.id].result()
+                drawing[name] = draw(name, {arm: arms[arm] for arm in shown})
+        for result, entry in judged:
+            claim = result.claim
+            drawing[claim.id] = submit(draw_measures, entry, folder / claim.id)
             if claim.figure != "measures":
-                pictures[f"{claim.id}/{claim.figure}"] = draw(claim.figure, runs)
+                drawing[f"{claim.id}/{claim.figure}"] = draw(claim.figure, result.runs)
+        pictures = {name: future.result() for name, future in drawing.items()}
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:
         if path.with_suffix(".png") not in pictures.values():
             path.unlink()  # of the report before this one
     return render(data, pictures, out / "report.html")
+
+
+def draw_runs(name: str, runs: Mapping[str, Sequence[StoredRun]], path: Path) -> Path:
+    """Draw the figure of this name of runs by arm; in a worker process, if there is one."""
+    return _save(figures.FIGURES[name](runs, {}), path)
 
 
 def draw_measures(entry: Mapping[str, Any], path: Path) -> Path:
@@ -139,7 +147,7 @@ def draw_measures(entry: Mapping[str, Any], path: Path) -> Path:
 def _workers(pictures: int) -> Iterator[Callable[..., Future[Path]]]:
     """A function that submits work: to a process for each core, or, where starting them would take longer, to nobody.
 
-    A second of drawing a claim adds up over forty of them.
+    Drawing one takes a second or more, which adds up over forty claims.
     """
     if pictures < MANY:
         yield _at_once

@@ -157,11 +157,13 @@ def save(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> tuple[P
     stem.parent.mkdir(parents=True, exist_ok=True)
     targets = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg"))
     layout = figure.get_layout_engine()
-    with style():
+    # The layout is found once: that takes as long as the drawing, and would come out the same. A figure that has any
+    # engine, "none" included, is drawn once more by savefig for it.
+    with style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
         for target in targets:
             with whole(target) as temporary:
                 figure.savefig(temporary, format=target.suffix[1:], dpi=150)
-            # The layout is found once: that takes as long as the drawing, and would come out the same.
-            figure.set_layout_engine("none")
     figure.set_layout_engine(layout)
     return targets
