@@ -67,9 +67,9 @@ def test_the_table_names_each_variant_and_fits(width: int, capsys: pytest.Captur
     assert max(map(len, lines)) <= width
     for name in SOME:
         (row,) = (line for line in lines if line.startswith(f"│ {name} "))
-        # In the order of the table: cuDNN takes nothing without a GPU.
-        cudnn, chunked = row.split("│")[5:7]
-        assert cudnn.strip() == "-"
+        # In the order of the table: the first two take nothing without a GPU.
+        cudnn, mosaic, chunked = row.split("│")[5:8]
+        assert (cudnn.strip(), mosaic.strip()) == ("-", "-")
         assert chunked.strip() == ("-" if name == "sparsemax" else "reverse")
     assert "(cpu, gpu, tpu)" in out
     assert "S online," in out
