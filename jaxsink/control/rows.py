@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsink.models import Encoder, Model
+from jaxsink.models import Encoder, Model, Transformer
 from jaxsink.probing import Edit, Set, Site, sites
 from jaxsink.probing.builders import require_block
 from jaxsink.probing.edits import known
@@ -100,7 +100,8 @@ def restrict_rows(model: Model, layers: Sequence[int], rows: Indices, sees: Sees
             f"the rule must return bool {list(found[0].shape[-2:])}, True for a key that is seen, but returned shape "
             f"{list(seen.shape)} and dtype {seen.dtype}; compare rows [T, 1] with keys [1, S]."
         )
-    own = seen if isinstance(model, Encoder) else seen & (keys <= queries)
+    sees_all = isinstance(model, Encoder) or (isinstance(model, Transformer) and not model.causal)
+    own = seen if sees_all else seen & (keys <= queries)
     chosen, left = selected(rows, found[0], "T"), own.any(-1)
     lost = chosen & ~left
     if known(lost) and np.any(lost):

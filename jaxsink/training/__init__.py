@@ -10,7 +10,14 @@ from jaxsink.training.config import (
     digest,
     plain,
 )
-from jaxsink.training.interventions import HoldNorm, HoldValue, Intervention, Interventions, UniformAttention
+from jaxsink.training.interventions import (
+    EqualValues,
+    HoldNorm,
+    HoldValue,
+    Intervention,
+    Interventions,
+    UniformAttention,
+)
 from jaxsink.training.loop import Keys, Point, Program, TrainState, make_program, seed_keys, train
 from jaxsink.training.optimisers import SGD, Adam, AdamW, Muon, Optimiser, SignSGD
 from jaxsink.training.runs import build
@@ -21,6 +28,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "DirichletChain",
+    "EqualValues",
     "HoldNorm",
     "HoldValue",
     "Intervention",

@@ -259,3 +259,13 @@ def test_the_example_of_the_package_runs():
     result = doctest.testmod(control)
     assert result.attempted > 4
     assert result.failed == 0
+
+
+def test_a_transformer_without_a_mask_can_see_what_comes_after():
+    size = TransformerConfig(n_layers=2, d_model=16)
+    unmasked, masked = Transformer(9, T, size, causal=False), Transformer(9, T, size)
+    params, edits = fresh(unmasked), restrict_rows(unmasked, [0], 2, only(4), T)
+    _, found = run(unmasked, params, TOKENS, capture=[FIRST], edits=edits)
+    np.testing.assert_array_equal(found[FIRST][:, 0, 2], np.eye(T)[[4, 4]])
+    with pytest.raises(ValueError, match=r"leaves row 2 of .* nothing to see"):
+        restrict_rows(masked, [0], 2, only(4), T)

@@ -38,6 +38,34 @@ def test_forward_equals_the_loop_oracle(config):
     np.testing.assert_allclose(model.apply({"params": params}, TOKENS), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_positions_that_are_given_and_no_mask(config):
+    """Token 3 stands where token 0 does; without a mask every token sees all. Each changes something."""
+    params = init(Transformer(V, T, config), jax.random.key(1))
+    given = np.array([0, 1, 2, 0, 4, 5])
+    for causal in (True, False) if config.positions != "t5" else (True,):
+        model, weights = Transformer(V, T, config, causal=causal), jax.tree.map(np.asarray, params)
+        for positions in (None, given):
+            expected = oracle.forward(weights, np.asarray(TOKENS), config, positions, causal)
+            # The sums are those of the test above.
+            np.testing.assert_allclose(
+                model.apply({"params": params}, TOKENS, positions), expected, rtol=2e-5, atol=2e-5
+            )
+        far = np.abs(oracle.forward(weights, np.asarray(TOKENS), config, None, causal) - expected).max()
+        assert far > 0.001 if config.positions != "none" else far == 0
+    if config.positions != "t5":
+        masked = oracle.forward(weights, np.asarray(TOKENS), config, given)
+        assert np.abs(masked - expected)[:, :-1].max() > 0.01
+
+
+def test_positions_under_jit_are_those_outside():
+    config = CONFIGS["registers"]
+    model = Transformer(V, T, config)
+    params, given = init(model, jax.random.key(1)), jnp.array([0, 1, 2, 0, 4, 5])
+    outside = model.apply({"params": params}, TOKENS, given)
+    np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, TOKENS, given), outside, rtol=1e-5, atol=1e-6)
+
+
 def test_the_oracle_notices_a_missing_part():
     """The comparison above can fail: the same parameters without their MLP are far off."""
     config = CONFIGS["one layer"]
@@ -135,6 +163,14 @@ def test_mistakes_in_a_call():
     params = init(model, jax.random.key(0))
     with pytest.raises(ValueError, match=r"tokens must be \[B, T\] with T at most max_length=6"):
         model.apply({"params": params}, jnp.zeros((1, T + 1), jnp.int32))
+    with pytest.raises(ValueError, match="positions must be whole numbers"):
+        model.apply({"params": params}, TOKENS, jnp.arange(T + 1))
+    with pytest.raises(ValueError, match="positions must be whole numbers"):
+        model.apply({"params": params}, TOKENS, jnp.ones(T))
+    with pytest.raises(ValueError, match="positions must be from 0 to 5, but go from 1 to 6"):
+        model.apply({"params": params}, TOKENS, jnp.arange(T) + 1)
+    with pytest.raises(ValueError, match="positions='t5' has buckets for keys before the query alone"):
+        init(Transformer(V, T, CONFIGS["t5"], causal=False), jax.random.key(0))
     with pytest.raises(ValueError, match=r"vocab_size \+ max_length = 13"):
         init(Transformer(V, T, TransformerConfig(d_model=8, one_hot=True)), jax.random.key(0))
 

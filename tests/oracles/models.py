@@ -13,23 +13,25 @@ def _norm(x, weights):
     return (x - mean) / math.sqrt(variance + 1e-5) * weights["scale"] + weights["bias"]
 
 
-def _attention(rows, block, config):
-    """Causal attention of a list of [D] rows, head by head and query by query."""
+def _attention(rows, block, config, numbers, causal):
+    """Attention of a list of [D] rows with their positions, head by head and query by query."""
     size = config.d_model // config.n_heads
     q, k, v = ([row @ block[name] for row in rows] for name in ("W_Q", "W_K", "W_V"))
     if config.positions == "rope":
-        q, k = (_turned(x, config.n_heads, size) for x in (q, k))
+        q, k = (_turned(x, config.n_heads, size, numbers) for x in (q, k))
     out = []
     for i in range(len(rows)):
         heads = []
         for h in range(config.n_heads):
             part = slice(h * size, (h + 1) * size)
-            scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) for j in range(i + 1)]
+            scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) for j in range(i + 1 if causal else len(rows))]
+            lags = [numbers[i] - numbers[j] for j in range(len(scores))]
             if config.positions == "alibi":
                 slope = position_oracle.alibi_slopes(config.n_heads)[h]
-                scores = [s - slope * (i - j) for j, s in enumerate(scores)]
+                scores = [s - slope * abs(lag) for s, lag in zip(scores, lags, strict=True)]
             if config.positions == "t5":
-                scores = [s + block["t5"][position_oracle.t5_bucket(i - j, 32, 128)][h] for j, s in enumerate(scores)]
+                buckets = [position_oracle.t5_bucket(lag, 32, 128) for lag in lags]
+                scores = [s + block["t5"][bucket][h] for s, bucket in zip(scores, buckets, strict=True)]
             if type(config.attention).__name__ == "ReLU":
                 weights = [max(s, 0.0) / (i + 1) for s in scores]
             else:
@@ -41,10 +43,10 @@ def _attention(rows, block, config):
     return out
 
 
-def _turned(rows, heads, size):
+def _turned(rows, heads, size, numbers):
     """Rows [D] whose heads are rotated by their position."""
     whole = np.stack(rows).reshape(1, len(rows), heads, size)
-    turned = position_oracle.rope(whole, np.arange(len(rows))[None], 10000.0, "half")
+    turned = position_oracle.rope(whole, np.asarray(numbers)[None], 10000.0, "half")
     return list(turned.reshape(len(rows), heads * size))
 
 
@@ -56,13 +58,15 @@ def _position(params, config, position, longest):
     return 0.0
 
 
-def forward(params, tokens, config):
-    """Logits [B, T, V] of a softmax or ReLU transformer from its parameters."""
+def forward(params, tokens, config, positions=None, causal=True):
+    """Logits [B, T, V] of a softmax or ReLU transformer from its parameters; positions are 0, 1, ... if None."""
     params = _float64(params)
+    positions = list(range(tokens.shape[1])) if positions is None else positions
+    numbers = [*range(config.registers), *(config.registers + position for position in positions)]
     batch = []
     for sequence in tokens:
         rows = list(params["registers"]) if config.registers else []
-        for position, token in enumerate(sequence):
+        for position, token in zip(positions, sequence, strict=True):
             if config.one_hot:
                 vocabulary = params["W_U"].shape[1]
                 row = np.zeros(config.d_model)
@@ -75,7 +79,8 @@ def forward(params, tokens, config):
             block = params[f"blocks_{layer}"]
             if layer not in config.layers_without_attention:
                 read = [_norm(r, block["ln1"]) if config.normalise else r for r in rows]
-                rows = [r + a for r, a in zip(rows, _attention(read, block, config), strict=True)]
+                added = _attention(read, block, config, numbers, causal)
+                rows = [r + a for r, a in zip(rows, added, strict=True)]
             if layer not in config.layers_without_mlp:
                 for i, row in enumerate(rows):
                     hidden = (_norm(row, block["ln2"]) if config.normalise else row) @ block["W_in"]

@@ -226,7 +226,7 @@ def test_mistakes():
     ):
         run(DECODER, decoder, TOKENS, inputs={"token_types": TOKENS})
     toy = Transformer(V, T, TransformerConfig(d_model=8))
-    with pytest.raises(ValueError, match=r"inputs has the entry 'valid', but Transformer takes none besides tokens"):
+    with pytest.raises(ValueError, match=r"inputs has the entry 'valid', but Transformer takes only positions"):
         run(toy, {}, TOKENS, inputs={"valid": VALID})
     with pytest.raises(ValueError, match="block 0 has 4 heads, but head 4"):
         zero_head(DECODER, 0, 4)

@@ -290,7 +290,7 @@ def test_a_shorter_sequence_can_be_run_with_what_is_in_force(cut):
         (lambda: UniformAttention(layer=-1), "layer must be at least 0, but -1"),
         (lambda: with_(HoldValue(V, 2)), "HoldValue needs a start token, but position 2 .* 2 start tokens"),
         (lambda: with_(HoldNorm(V, from_step=30)), "starts at step 30, but the run ends at 30"),
-        (lambda: with_("blocks.0.v"), "must be HoldValue, HoldNorm or UniformAttention, but 'blocks.0.v'"),
+        (lambda: with_("blocks.0.v"), "must be HoldValue, HoldNorm, UniformAttention or EqualValues, but 'blocks.0.v'"),
         (lambda: build(with_(HoldValue("blocks.0.w"))), "'blocks.0.w' does not exist .* nearest is 'blocks.0.z'"),
         (lambda: build(with_(HoldValue("blocks.0.pattern"))), "no vector a position to be held"),
         (lambda: build(with_(UniformAttention(1))), "no attention in block 1"),

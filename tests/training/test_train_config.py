@@ -12,6 +12,7 @@ from jaxsink.training import (
     Adam,
     AdamW,
     DirichletChain,
+    EqualValues,
     HoldNorm,
     HoldValue,
     Muon,
@@ -67,6 +68,7 @@ CHANGED = {
     HoldValue: {"site": "blocks.0.k", "position": 1, "from_step": 7},
     HoldNorm: {"site": "blocks.0.k", "position": 1, "from_step": 7},
     UniformAttention: {"layer": 1, "key": 1, "from_step": 7},
+    EqualValues: {"layer": 1, "norm": 2.0, "of": "W_O v", "from_step": 7},
     DirichletChain: {"size": 6, "concentration": 2.0, "seed": 3},
     AdamW: {"rate": 1.0, "b1": 0.5, "b2": 0.5, "eps": 1.0, "weight_decay": 1.0},
     Adam: {"rate": 1.0, "b1": 0.5, "b2": 0.5, "eps": 1.0},
@@ -91,7 +93,7 @@ def within(part):
             return dataclasses.replace(SMALL, model=part)
         case DirichletChain():
             return dataclasses.replace(SMALL, task=TaskConfig(part))
-        case HoldValue() | HoldNorm() | UniformAttention():
+        case HoldValue() | HoldNorm() | UniformAttention() | EqualValues():
             task = dataclasses.replace(SMALL.task, starts=2)
             return dataclasses.replace(SMALL, task=task, interventions=(part,))
         case _:
