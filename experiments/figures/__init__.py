@@ -11,6 +11,8 @@ from experiments.figures.controls import controls as controls
 from experiments.figures.dynamics import dynamics as dynamics
 from experiments.figures.evidence import Arms as Arms
 from experiments.figures.evidence import Run as Run
+from experiments.figures.head_costs import head_costs as head_costs
+from experiments.figures.head_domains import head_domains as head_domains
 from experiments.figures.interventions import interventions as interventions
 from experiments.figures.measures import measures as measures
 from experiments.figures.profiles import profiles as profiles
@@ -21,6 +23,7 @@ from experiments.figures.residual_norms import residual_by_token as residual_by_
 from experiments.figures.residual_norms import residual_norms as residual_norms
 from experiments.figures.settings import copy_probability as copy_probability
 from experiments.figures.settings import key_types as key_types
+from experiments.figures.small_models import small_models as small_models
 from experiments.figures.style import arm_colours as arm_colours
 from experiments.figures.style import save as save
 from experiments.figures.style import style as style
@@ -32,6 +35,7 @@ from experiments.figures.theory_growth import sink_logit_growth as sink_logit_gr
 from experiments.figures.theory_optimisers import order_of_convergence as order_of_convergence
 from experiments.figures.theory_optimisers import peak_mechanism as peak_mechanism
 from experiments.figures.value_norms import value_norms as value_norms
+from experiments.figures.value_pull import value_pull as value_pull
 from experiments.figures.variant_survey import variant_survey as variant_survey
 
 
@@ -58,10 +62,14 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "peak_mechanism": _of_runs(peak_mechanism),
         "order_of_convergence": _of_runs(order_of_convergence),
         "network_growth": _of_runs(network_growth),
+        "value_pull": _of_runs(value_pull),
         "variant_survey": _of_runs(variant_survey),
         "profiles": _of_runs(profiles),
         "controls": _of_runs(controls),
+        "small_models": _of_runs(small_models),
         "removed_layers": _of_runs(removed_layers),
+        "head_domains": _of_runs(head_domains),
+        "head_costs": _of_runs(head_costs),
         "measures": lambda runs, claim: measures(claim),
     }
 )

@@ -1,5 +1,6 @@
 """The sink in other settings: by the token of the key, and against the probability of a copy."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from experiments.figures.theory_evidence import read
 from theory.claims.readings import attention_cost
 
 _TOKENS = 14
+# Characters of a title that fit into the width of a column.
+_TITLE = 62
 _TRIGGER = "#C04000"
 _OTHER = "#8C8C8C"
 
@@ -42,7 +45,7 @@ def key_types(runs: Arms) -> Figure:
         grid = figure.subplots(2, len(runs), squeeze=False, sharex="col", sharey="row")
         for column, (arm, arm_runs) in enumerate(runs.items()):
             _tokens(grid[:, column], arm_runs)
-            grid[0, column].set_title(arm_label(runs, arm))
+            grid[0, column].set_title(textwrap.fill(arm_label(runs, arm), _TITLE))
         grid[0, 0].set_ylim(0, 1.03)
         grid[1, 0].set_ylim(bottom=0)
         for row, words in zip(grid, ("share of dormant attention", "norm of W_O v"), strict=True):

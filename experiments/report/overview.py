@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from theory.small_models import KINDS, SCHEMES
+
 
 class Shown(NamedTuple):
     """One figure of the overview.
@@ -78,6 +80,12 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "Sink logits of the minimal network against the logarithm of time or step, under gradient flow with "
                 "one and many contexts, under gradient descent and under Adam, beside predictions or a slope of 1/2.",
                 ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd", "minimal_adam"),
+            ),
+            "value_pull": Shown(
+                "What a longer value does to the sink logit",
+                "Velocity of the sink logit while a sink forms, and its derivative in the norm of the value of <s>, "
+                "measured and predicted, over training steps and by character.",
+                ("trained_pulls",),
             ),
         },
         "Training": {
@@ -175,6 +183,12 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 ),
                 beside=("smollm2", "minilm"),
             ),
+            "small_models": Shown(
+                "Both controls on small models",
+                "Matrices of small decoders and encoders against their schemes of positions: attention to the first "
+                "token, and to the controlled token without and with each control.",
+                tuple(f"{kind}_{scheme}" for kind in KINDS for scheme in SCHEMES),
+            ),
         },
         "Active and dormant heads": {
             "profiles": Shown(
@@ -187,6 +201,17 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "Residual norm of the first token by block, and what is left of its peak when the attention or the MLP "
                 "of a block is removed.",
                 ("first_smollm2", "first_glassllm"),
+            ),
+            "head_domains": Shown(
+                "Heads by domain",
+                "Weight of each head on the first token for several kinds of text, its difference to prose with the "
+                "heads that differ, and the entropy of its attention.",
+                ("heads_prose", "heads_code", "heads_documentation", "heads_random", "heads_repeated"),
+            ),
+            "head_costs": Shown(
+                "What zeroing a head costs",
+                "Expected increase of the loss when a head is zeroed, against its weight on the first token.",
+                ("zeroed_prose", "zeroed_code"),
             ),
         },
     }

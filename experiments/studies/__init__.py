@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from experiments.studies import bigram_backcopy, calculation, checkpoint, first_token, survey
+from experiments.studies import (
+    bigram_backcopy,
+    calculation,
+    checkpoint,
+    first_token,
+    head_zeroing,
+    small_models,
+    survey,
+)
 from jaxsink.training import TrainConfig
 from theory.calculations import Calculation
 from theory.checkpoint import FirstToken, Passages
 from theory.claim import Spec
+from theory.heads import HeadZeroing
+from theory.small_models import SmallModel
 from theory.survey import Survey
 
 PRODUCERS: dict[type, ModuleType] = {
@@ -17,6 +27,8 @@ PRODUCERS: dict[type, ModuleType] = {
     Survey: survey,
     Passages: checkpoint,
     FirstToken: first_token,
+    HeadZeroing: head_zeroing,
+    SmallModel: small_models,
 }
 
 

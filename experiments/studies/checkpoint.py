@@ -32,7 +32,7 @@ from jaxsink.tasks.text import random_tokens, repeated_tokens
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 NAME = "checkpoint"
-VERSION = 3
+VERSION = 4
 SIDE_BY_SIDE = False
 # A token of the packaged tokenizers stands for fewer characters than this on average, so that passages are long enough.
 _CHARACTERS = 8
@@ -134,8 +134,14 @@ def _mean_head(received: jax.Array) -> jax.Array:
     return received.mean(axis=1, keepdims=True)
 
 
+def after_first(by_query: jax.Array) -> jax.Array:
+    """[..., T] to [...]: the mean over the queries after the first, of which the attention is forced."""
+    return by_query[..., 1:].mean(-1)
+
+
 # Functions of modules, since `stages` compiles anew for other ones.
 CAPTURE = {
+    "attn_entropy": after_first,
     "attn_received": _mean_head,
     "attn_scores": _whole,
     "q": _whole,
@@ -235,7 +241,7 @@ class Trainer:
         return products
 
     def _profiles(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Profiles [B, L, T], comparisons [B, L, C] and by head [L, N, C] of a seed's passages; their tokens [B, T]."""
+        """Profiles [B, L, T], comparisons [B, L, C], by head [B, L, N] and [L, N, C] of a seed; its tokens [B, T]."""
         model, params = self.loaded.model, self.loaded.params
         tokens, causal = drawn(self.spec, self.loaded, seed), isinstance(model, Decoder)
         every = jnp.ones(tokens.shape, bool)
@@ -247,7 +253,7 @@ class Trainer:
             received = mean_received(found["attn_received"], every, causal=causal)[:, 0]
             norms = {"value_norm": value_norms(found["v"]), "resid_norm": found["resid_post"]}
             shares = _contributions(found["pattern"], found["v"], found["z"], after)
-            layers.append({"received": received, **norms, **shares})
+            layers.append({"received": received, "entropy_by_head": found["attn_entropy"], **norms, **shares})
             by_head.append(_geometry(found["attn_scores"], found["q"], found["k"], after, compared=COMPARED))
         arrays = jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each], axis=1), *layers)
         arrays |= jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each]), *by_head)

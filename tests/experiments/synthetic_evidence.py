@@ -18,6 +18,8 @@ from theory.calculations.networks import Size, Trajectories
 from theory.calculations.peaks import Peaks, PeakSweep
 from theory.calculations.random_models import model_arrays
 from theory.claims.oq6 import EXPECTED
+from theory.claims.wv_attribution import predicted_pull
+from theory.small_models import LOOKS
 
 CHARACTERS = ("\n", " ", "$", "a", "b", "e", "h", "o", "r", "t")
 
@@ -376,6 +378,59 @@ def first_tokens(seed: int, layers: int = 6) -> SyntheticRun:
     without["mlp"][:, 2] = 5.5
     arrays = {"resid_norm": norms, **{f"without_{part}": of for part, of in without.items()}}
     return SyntheticRun(arrays, {"label": "a $model$ on 3 first tokens", "tokens": ["a", "b", "c"]}, seed)
+
+
+def pulls(seed: int) -> SyntheticRun:
+    """A network in training, read at three steps, whose velocities are what the theory says of values as it reads them.
+
+    With the MLP held values have half their size.
+    """
+    rng = np.random.default_rng(seed)
+    shape, size = (3, 4, 6), len(CHARACTERS) + 1
+    arrays: dict[str, NDArray[Any]] = {
+        "step": np.array([30, 100, 400]),
+        "tokens": rng.integers(0, size, shape[1:]),
+        "weight": np.full(shape, 1 / 24),
+        "a": rng.uniform(0.1, 0.8, shape),
+        **{name: rng.dirichlet(np.ones(size), shape) for name in ("p", "q")},
+        **{name: rng.normal(size=(*shape, size)) for name in ("value", "other_mean", "part")},
+    }
+    arrays |= {f"{name}_mlp_held": arrays[name] / 2 for name in ("value", "other_mean", "part")}
+    made = SyntheticRun(arrays, {"label": "a network in training"}, seed)
+    return made._replace(arrays=arrays | {name: predicted_pull(made, name) for name in ("velocity", "own", "other")})
+
+
+def small_model(seed: int, kind: str, scheme: str) -> SyntheticRun:
+    """A small model of which the first token is a sink and the controlled token answers the mask control."""
+    rng = np.random.default_rng(seed)
+    shape = (len(LOOKS), 2, 4, 12)
+    received = 0.1 * rng.uniform(0.8, 1.2, shape)
+    received[..., 0] = 0.4
+    received[list(LOOKS).index("mask"), 1, :, 6] = 0.3
+    arrays = {"received": received, "value_norm": rng.uniform(0.8, 1.2, (len(LOOKS), 2, 12)), "even": np.full(12, 0.1)}
+    manifest = {"label": f"a small {kind}", "kind": kind, "scheme": scheme, "row": 6}
+    return SyntheticRun(arrays, manifest, seed)
+
+
+def heads(seed: int, active: int | None = None) -> SyntheticRun:
+    """Eight passages on which 3 x 4 heads have a sink, but for one block of them that may be active."""
+    rng = np.random.default_rng(seed)
+    mass = rng.uniform(0.6, 0.7, (8, 3, 4, 2))
+    if active is not None:
+        mass[:, active] -= 0.5
+    words = "prose" if active is None else "$code$"
+    manifest = {"label": f"a model on 8 passages of {words}, 32 tokens each"}
+    return SyntheticRun({"weight_by_head": mass, "entropy_by_head": 3 * rng.random((8, 3, 4))}, manifest, seed)
+
+
+def zeroed_heads(seed: int) -> SyntheticRun:
+    """Heads of two blocks, of which the more dormant are expected to cost less."""
+    rng = np.random.default_rng(seed)
+    mass = rng.random((2, 2, 4))
+    manifest = {"label": "a $model$ on 2 passages of prose, 32 tokens each; each head of one block in 2 zeroed"}
+    return SyntheticRun(
+        {"sink_mass": mass, "divergence": 0.1 * np.exp(-6 * mass), "layers": np.array([1, 3])}, manifest, seed
+    )
 
 
 def survey(seed: int) -> SyntheticRun:

@@ -33,12 +33,20 @@ THREE_ARMS = ("adam", "sgd", "relu")
 def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
     if kinds == ("causes",):
         return figures.FIGURES[name](made_up.causes(), {})
+    if kinds == ("pulls",):
+        return figures.FIGURES[name]({"trained_pulls": [made_up.pulls(seed) for seed in range(2)]}, {})
     if kinds == ("survey",):
         return figures.FIGURES[name]({"survey": [made_up.survey(seed) for seed in range(3)]}, {})
     if kinds[0] == "passages":
         return figures.FIGURES[name]({kind: [made_up.passages(0)] for kind in kinds}, {})
     if kinds[0] == "first":
         return figures.FIGURES[name]({kind: [made_up.first_tokens(seed) for seed in (0, 1)] for kind in kinds}, {})
+    if kinds[0] == "decoder_none":
+        return figures.FIGURES[name](small_models(kinds), {})
+    if kinds[0] == "heads":
+        return figures.FIGURES[name](by_domain(), {})
+    if kinds[0] == "zeroed":
+        return figures.FIGURES[name]({kind: [made_up.zeroed_heads(seed) for seed in (0, 1)] for kind in kinds}, {})
     if kinds[0] == "free":
         return figures.FIGURES[name](controlled(), {})
     calculated = set(kinds) <= set(made_up.THEORY)
@@ -52,6 +60,18 @@ def controlled() -> dict[str, list[Any]]:
         "free": [made_up.passages(seed) for seed in (0, 1)],
         "controlled": [made_up.passages(seed, row=5) for seed in (0, 1)],
         "encoder": [made_up.passages(0, causal=False, row=5)],
+    }
+
+
+def small_models(arms: tuple[str, ...]) -> dict[str, list[Any]]:
+    return {arm: [made_up.small_model(seed, *arm.split("_")) for seed in (0, 1)] for arm in arms}
+
+
+def by_domain() -> dict[str, list[Any]]:
+    """Two kinds of text, of which one has block 1 active."""
+    return {
+        "heads_prose": [made_up.heads(seed) for seed in (0, 1)],
+        "heads_code": [made_up.heads(seed + 2, active=1) for seed in (0, 1)],
     }
 
 
@@ -78,8 +98,12 @@ CASES = [
     ("variant_survey", 1, ("survey",)),
     ("profiles", 1, ("passages", "others")),
     ("controls", 1, ("free", "controlled")),
+    ("small_models", 1, ("decoder_none", "decoder_rope", "encoder_learned")),
     ("removed_layers", 1, ("first", "second")),
+    ("head_domains", 1, ("heads",)),
+    ("head_costs", 1, ("zeroed", "zeroed_code")),
     ("interventions", 1, ("causes",)),
+    ("value_pull", 1, ("pulls",)),
     ("network_growth", 1, ("minimal_constant", "minimal_one_context", "minimal_many_contexts", "minimal_sgd")),
 ]
 
@@ -147,6 +171,26 @@ def test_controls_show_the_controlled_token_of_every_arm() -> None:
     assert [text.get_text() for text in norms.get_legend().get_texts()] == ["no control", r"\$position_5\$ alone"]
 
 
+def test_small_models_stand_in_the_column_of_their_scheme_with_their_numbers() -> None:
+    runs = small_models(("decoder_rope", "encoder_learned", "decoder_none"))
+    figure = figures.small_models(runs)
+    decoder, encoder, _ = figure.axes
+    assert [label.get_text() for label in decoder.get_xticklabels()] == ["learned", "RoPE", "no positions"]
+    words = {text.get_position(): text.get_text() for text in decoder.texts}
+    assert {column for column, _ in words} == {1, 2}
+    assert {text.get_position()[0] for text in encoder.texts} == {0}
+    for column, arm in ((1, "decoder_rope"), (2, "decoder_none")):
+        assert words[column, 0] == "4.0 × even"
+        tokens = [run.arrays["received"][0, 1, :, 6].mean() for run in runs[arm]]
+        free = np.exp(np.mean(np.log(tokens)))
+        norms = [run.arrays["value_norm"][:, 1, 6] for run in runs[arm]]
+        ratio = np.exp(np.mean([np.log(norm[1] / norm[0]) for norm in norms]))
+        lines = words[column, 1].split("\n")
+        assert lines[0] == f"{free / 0.4:.2f} → 0.75 of first"
+        assert lines[1:] == [f"{free / 0.1:.1f} → 3.0 × even", f"|v| × {ratio:.2f}"]
+        assert float(decoder.images[0].get_array()[1, column]) == pytest.approx(0.3 / free)
+
+
 def test_removed_layers_show_what_is_left_of_the_peak() -> None:
     run = made_up.first_tokens(0)
     norms, left = figures.removed_layers({"model": [run]}).axes
@@ -155,6 +199,30 @@ def test_removed_layers_show_what_is_left_of_the_peak() -> None:
     np.testing.assert_allclose(attention, 1.0)
     expected = np.exp(np.log(5.5 / run.arrays["resid_norm"].max(-1)).mean())
     np.testing.assert_allclose(mlp, [1, 1, expected, 1, 1, 1])
+
+
+def test_heads_by_domain_show_sinks_gaps_and_the_heads_that_differ() -> None:
+    runs = by_domain()
+    mass, gap, entropy, *_ = figures.head_domains(runs).axes
+    means = [np.mean([run.arrays["weight_by_head"][..., 0] for run in each], (0, 1)).ravel() for each in runs.values()]
+    np.testing.assert_allclose(mass.images[0].get_array(), np.stack(means, axis=1))
+    np.testing.assert_allclose(gap.images[0].get_array(), (means[1] - means[0])[:, None])
+    entropies = np.mean([run.arrays["entropy_by_head"] for run in runs["heads_code"]], (0, 1)).ravel()
+    np.testing.assert_allclose(np.asarray(entropy.images[0].get_array())[:, 1], entropies)
+    (dots,) = (line for line in gap.lines if line.get_marker() == ".")
+    assert {4, 5, 6, 7} <= set(dots.get_ydata())
+    assert len(dots.get_ydata()) < 7
+    assert [text.get_text() for text in mass.get_xticklabels()] == ["prose", r"\$code\$"]
+
+
+def test_head_costs_show_every_head_of_both_blocks() -> None:
+    runs = {"zeroed_prose": [made_up.zeroed_heads(seed) for seed in (0, 1)]}
+    (axes,) = figures.head_costs(runs).axes
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    for name, read in (("sink_mass", "get_xdata"), ("divergence", "get_ydata")):
+        expected = np.mean([run.arrays[name] for run in runs["zeroed_prose"]], axis=(0, 1))
+        np.testing.assert_allclose([getattr(line, read)() for line in dots], expected)
+    assert dots[0].get_alpha() < dots[1].get_alpha()
 
 
 def test_key_types_are_sorted_by_the_mean_share() -> None:
@@ -211,6 +279,22 @@ def test_interventions_show_what_was_cut_beside_the_free_run() -> None:
             assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [step]
             # The free run goes on, but nothing is compared there.
             assert axes.get_xlim()[1] == 1200
+
+
+def test_a_value_s_pull_is_measured_beside_both_predictions() -> None:
+    runs = [made_up.pulls(seed) for seed in (0, 1)]
+    over_steps, whole, held = figures.value_pull({"trained_pulls": runs}).axes
+    own = np.stack([run.arrays["own"] for run in runs])
+    drawn = [line.get_ydata() for line in over_steps.lines]
+    for name in ("own", "other", "velocity"):
+        mean = np.mean([run.arrays[name].sum(1) for run in runs], axis=0)
+        assert any(np.shape(line) == mean.shape and np.allclose(line, mean, rtol=1e-12) for line in drawn)
+    # Here the theory is exact with values as the network reads them, and not with the MLP held.
+    dots, line = whole.lines
+    np.testing.assert_allclose(dots.get_xdata(), own.ravel(), rtol=1e-9, atol=1e-15)
+    np.testing.assert_array_equal(dots.get_ydata(), own.ravel())
+    np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+    assert np.abs(held.lines[0].get_xdata() - own.ravel()).max() > 0.1 * np.abs(own).max()
 
 
 def test_without_an_intervention_there_is_nothing_to_show() -> None:

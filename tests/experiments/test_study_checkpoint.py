@@ -44,6 +44,8 @@ def test_profiles_are_those_of_full_maps(trainer: checkpoint.Trainer, tmp_path: 
         np.testing.assert_allclose(first.arrays["value_norm"][:, i], np.linalg.norm(value, axis=-1), rtol=1e-4)
         resid = np.asarray(found[f"blocks.{i}.resid_post"], np.float64)
         np.testing.assert_allclose(first.arrays["resid_norm"][:, i], np.linalg.norm(resid, axis=-1), rtol=1e-4)
+        entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)[:, :, 1:].mean(-1)
+        np.testing.assert_allclose(first.arrays["entropy_by_head"][:, i], entropy, rtol=1e-4)
         outputs = np.asarray(found[f"blocks.{i}.z"], np.float64)
         heads = np.asarray(found[f"blocks.{i}.v"], np.float64).repeat(weights.shape[1] // value_heads(found, i), 2)
         for c, key in enumerate(COMPARED):

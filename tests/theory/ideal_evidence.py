@@ -29,6 +29,8 @@ PER_LAYER = (
 # Of five tokens, the last of them `<s>` where there is one: where the sink is.
 _SHARE = np.array([0.05, 0.8, 0.05, 0.05, 0.05])
 _NORM = np.array([4.0, 0.4, 4.2, 3.8, 4.0])
+# The sink on `<s>`, and none.
+_ON_START, _NOWHERE = np.roll(_SHARE, 3), np.full(5, 0.2)
 
 # How many times the norm at `<s>` grows, by structure.
 _PEAK = {"deep_adam": 20, "two_blocks_mlp": 16, "two_blocks": 4, "mlp_block_mlp": 3.5, "attention_block_mlp": 1}
@@ -68,11 +70,12 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
 
     Args:
       arm: its name in the claims: softmax, relu, triggers_only, without_start, markov, half_copied,
-        attention_uniform, value_frozen, norm_held_<when>, deep_adam, deep_relu, deep_sgd or deep_sgd_<rate>.
+        attention_uniform, value_frozen, norm_held_<when>, free, equal_<what>, deep_adam, deep_relu, deep_sgd
+        or deep_sgd_<rate>.
       spec: how long and deep it is. seed: of the small noise on every number.
     """
     step = np.array(log_points(spec.steps, spec.chunk_steps), np.float64)
-    relu, sgd, triggers_only = "relu" in arm, "sgd" in arm, arm == "triggers_only"
+    relu, sgd, triggers_only = "relu" in arm, "sgd" in arm, arm in ("triggers_only", "equal_triggers")
     peak = _PEAK.get(arm, 0.0) * step / step[-1]
     still = np.ones_like(step)
 
@@ -84,7 +87,7 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
     drain = _falling(step, 1.0, 150, 2, 0.05)
     bump = 1 + step / 100 * np.exp(1 - step / 50)  # highest, 1.5, at step 50
     copied = {"markov": 0.0, "half_copied": 0.5}.get(arm, 1.0)
-    sinks = not relu and arm not in ("triggers_only", "markov", "attention_uniform")
+    sinks = not relu and arm not in ("triggers_only", "equal_triggers", "markov", "attention_uniform")
     # How much of a sink is left where the value of <s> is held: large, or small from the start.
     sink = {"norm_held_peak": 0.4, "norm_held_start": 0.88, "value_frozen": 0.88}.get(arm, 0.8)
     curves = {
@@ -121,6 +124,13 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
         "extracted_drain": np.float64(1.0 if sinks else 5.0),
         "extracted_drain_limit": np.float64(1.0),
     }
+    if arm in ("free", "equal_values", "equal_outputs", "equal_triggers"):
+        equal = arm in ("equal_outputs", "equal_triggers")
+        if equal:
+            arrays["value_ratio"] = np.ones_like(arrays["value_ratio"])
+        arrays["attention_by_token"] = (_ON_START if sinks else _NOWHERE)[None]
+        # In logits the value of `<s>` has a size of one: that of the others, or a quarter of it.
+        arrays["extracted_values"] = np.eye(4) * (1.0 if equal else 4.0)
     rng = np.random.default_rng([seed, zlib.crc32(arm.encode())])
     if spec.model.n_layers > 1:
         arrays |= _of_several_blocks(arrays, rng)

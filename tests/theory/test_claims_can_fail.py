@@ -226,6 +226,20 @@ FALSE = {
         [("softmax", "extracted_cosine", whole(0.5))],
         [("softmax", "extracted_drain", whole(5.0))],
     ],
+    "WV9": [
+        [("equal_values", "attn_start", scaled("attn_start", 0.2))],
+        [("equal_outputs", "attn_start", scaled("attn_start", 0.2))],
+        [("equal_values", "attention_by_token", whole(np.array([[0.05, 0.6, 0.05, 0.05, 0.25]])))],
+        [("equal_outputs", "attention_by_token", whole(np.array([[0.05, 0.6, 0.05, 0.05, 0.25]])))],
+    ],
+    "WV9b": [
+        [("equal_values", "attn_start", scaled("attn_start", 0.4))],
+        [("equal_outputs", "attn_start", scaled("attn_start", 0.4))],
+        [("equal_values", "bigram", end("bigram", 0.1))],
+        [("equal_outputs", "bigram", end("bigram", 0.1))],
+    ],
+    "WV9c": [[("equal_values", "value_ratio", end("value_ratio", 0.9))]],
+    "WV9d": [[("equal_outputs", "extracted_drain", whole(0.3))]],
 }
 # One measure that holds another: the smallest ratio over the rates of SGD is no larger than that at the paper's.
 IMPLIED = {("RP2", "paper", 0): {3}}

@@ -29,7 +29,7 @@ THEORY = {
 }
 # Claims whose prediction is a number or a sign in a tolerance, and no function that could be rewritten: that these bite
 # is shown by their controls.
-WITHOUT_FUNCTION = {"TH2f", "TH3b", "TH6d", "BB14"}
+WITHOUT_FUNCTION = {"TH2f", "TH3b", "TH6d", "BB14", "WV10", "WV10c"}
 # Public functions beside the predictions that build or compute what is judged.
 NO_PREDICTIONS = {
     "theory.construction.construct",

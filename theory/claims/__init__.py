@@ -14,6 +14,7 @@ from theory.claims import (
     bb_settings,
     bb_theory,
     lm,
+    lm_heads,
     lm_keys,
     lm_peak,
     nx_i,
@@ -29,7 +30,10 @@ from theory.claims import (
     th4,
     th6,
     wv,
+    wv_attribution,
     wv_controls,
+    wv_open,
+    wv_small,
 )
 
 # In the order in which they are judged and reported: what is computed comes first, as it takes seconds.
@@ -52,7 +56,11 @@ BUILT_IN: tuple[Claim, ...] = (
     *oq6.CLAIMS,
     *wv.CLAIMS,
     *wv_controls.CLAIMS,
+    *wv_small.CLAIMS,
+    *wv_open.CLAIMS,
+    *wv_attribution.CLAIMS,
     *lm.CLAIMS,
+    *lm_heads.CLAIMS,
     *lm_peak.CLAIMS,
     *lm_keys.CLAIMS,
 )
