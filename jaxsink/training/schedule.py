@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def log_points(steps: int, chunk: int, dense: int = 20, growth: float = 1.1) -> tuple[int, ...]:
+def log_points(steps: int, chunk: int, dense: int = 60, growth: float = 1.06) -> tuple[int, ...]:
     """Steps at which a run is measured, all multiples of `chunk`, from 0 to `steps`.
 
     Args:

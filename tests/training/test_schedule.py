@@ -34,11 +34,11 @@ def test_where_log_points_stand(chunks, chunk, dense, growth):
 
 def test_the_points_of_a_run_of_the_paper():
     points = log_points(10_000, 10)
-    assert points[:21] == tuple(range(0, 210, 10))
-    # Growth 1.1 and at most half a chunk of rounding on either side, of 20 chunks or more.
-    assert max(b / a for a, b in itertools.pairwise(points[20:])) < 1.1 + 1.05 / 20
-    # 20 of the dense part and ln(1000/20) / ln(1.1) = 41 after it.
-    assert 60 < len(points) < 64
+    assert points[:61] == tuple(range(0, 610, 10))
+    # Growth 1.06 and at most half a chunk of rounding on either side, of 60 chunks or more.
+    assert max(b / a for a, b in itertools.pairwise(points[60:])) < 1.06 + 1.03 / 60
+    # 60 of the dense part and ln(1000/60) / ln(1.06) = 48 after it.
+    assert 105 < len(points) < 115
 
 
 @given(steps=st.integers(-100, 1000), chunk=CHUNKS)
