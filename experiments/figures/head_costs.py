@@ -32,7 +32,9 @@ def head_costs(runs: Arms) -> Figure:
             layers = values(each[0], "layers")
             shade = 0.25 + 0.75 * (layers + 1) / (layers.max() + 1)
             for row, alpha in enumerate(shade):
-                axes.plot(mass[row], cost[row], "o", ms=4.5, mew=0, color=colours[arm], alpha=alpha)
+                words = f"block {layers[row]:.0f}" if row in (0, len(shade) - 1) else None
+                axes.plot(mass[row], cost[row], "o", ms=4.5, mew=0, color=colours[arm], alpha=alpha, label=words)
+            axes.legend()
             axes.set_yscale("log")
             axes.set_xlabel("weight on the first token, mean over later queries")
             axes.set_ylabel("expected cost of zeroing it (nats)")

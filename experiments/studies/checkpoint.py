@@ -54,7 +54,8 @@ def label(spec: Passages) -> str:
     special = "" if spec.special else ", no special tokens"
     special += f", from position {spec.first_position}" if spec.first_position else ""
     special += "" if spec.control is None else f", {_words(spec.control)}"
-    return f"{spec.model} on {spec.count} passages of {spec.domain}, {spec.length} tokens each{special}"
+    passages = "one passage" if spec.count == 1 else f"{spec.count} passages"
+    return f"{spec.model} on {passages} of {spec.domain}, {spec.length} tokens each{special}"
 
 
 def _words(given: MaskControl | PositionControl) -> str:
