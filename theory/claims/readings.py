@@ -28,6 +28,11 @@ def at_step(run: Run, name: str, step: float, layer: int | None = None) -> float
     return metrics.value_at(steps, curve(run, name, layer), min(step, float(steps[-1])))
 
 
+def total_risk(run: Run, step: float) -> float:
+    """Backcopy and Bigram excess risk (nats) at a step; of a shorter run, at its end."""
+    return at_step(run, "backcopy", step) + at_step(run, "bigram", step)
+
+
 def growth(run: Run, name: str, layer: int = 0) -> float:
     """Last value over first value."""
     values = curve(run, name, layer)

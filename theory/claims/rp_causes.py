@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jaxsink.training import TrainConfig
 from theory.claim import TIERS, Arms, Claim, Control, Measure, Run
 from theory.claims import arms
-from theory.claims.readings import after_fast_phase, at_step, curve, final
+from theory.claims.readings import after_fast_phase, curve, final, total_risk
 
 SOURCE = "2410.13835, section 3"
 INF = math.inf
@@ -243,7 +243,7 @@ def _cost(bound: float, *, attention: bool = True) -> Measures:
             else:
                 risk = sum(float(run.arrays[f"no_attention_{part}"]) for part in parts)
             step = float(curve(run, "step")[-1])
-            return risk / sum(at_step(a["deep_adam"], part, step) for part in parts)
+            return risk / total_risk(a["deep_adam"], step)
 
         cut = "" if attention else ", attention cut"
         return Measure(

@@ -13,8 +13,8 @@ from theory.calculations.attribution import MinimalPulls, TrainedPulls, WeightDe
 from theory.claim import TIERS, Arms, Claim, Control, Measure, Run, Tier
 from theory.claims import arms
 from theory.claims.exactness import EXACT, equal, evidence
+from theory.claims.wv_open import QUESTION
 
-QUESTION = "2407.01601, open question; the experiment is new"
 INF = math.inf
 Array = NDArray[np.float64]
 Measures = tuple[Measure, ...]

@@ -13,7 +13,7 @@ from jaxsink.training import EqualValues, TrainConfig
 from theory.claim import TIERS, Arms, Claim, Control, Measure, Run, Tier
 from theory.claims import arms
 from theory.claims.bb_causes import PAPER, QUICK, Steps, mean_between
-from theory.claims.readings import at_step, final, uniform
+from theory.claims.readings import final, total_risk, uniform
 
 QUESTION = "2407.01601, open question; the experiment is new"
 INF = math.inf
@@ -21,11 +21,6 @@ Measures = tuple[Measure, ...]
 ByTier = Mapping[Tier, TrainConfig]
 Scale = Literal["linear", "log"]
 _LATE = "Late is the mean over the steps after the fast phase."
-
-
-def total_risk(run: Run, step: float) -> float:
-    """Backcopy and Bigram excess risk (nats) at a step."""
-    return at_step(run, "backcopy", step) + at_step(run, "bigram", step)
 
 
 # WV9 ------------------------------------------------------------------------------------------------------------
