@@ -304,8 +304,11 @@ def bench_attention(
     ] = None,
     long: Annotated[
         int | None,
-        typer.Option(min=4, help="Measure chunked alone at a quarter and half of this length and at it, too."),
+        typer.Option(min=4, help="Without arrays of scores: a quarter and half of this length and it, too."),
     ] = None,
+    want: Annotated[
+        str, typer.Option(help="Return this, too: received, on_keys (of key 0), lse, ... [default: the output alone].")
+    ] = "",
 ) -> None:
     """Time attention, forward and backward, and its peak memory; each case in a process of its own."""
     from experiments.commands.bench_attention import bench
@@ -315,7 +318,9 @@ def bench_attention(
         return [name for text in given or () for name in text.split(",")]
 
     with mistakes():
-        code = bench(split(variants), split(backend), Sizes(batch, length, heads, head_size, dtype), long, console())
+        code = bench(
+            split(variants), split(backend), Sizes(batch, length, heads, head_size, dtype), long, console(), want
+        )
     raise typer.Exit(code)
 
 

@@ -20,11 +20,6 @@ def _always(call: Call) -> bool:
     return True
 
 
-def _by_name(call: Call) -> bool:
-    # The tests of the mosaic kernels passed on a GPU before their copying loop got its present end, and not since.
-    return False
-
-
 def _long(call: Call) -> bool:
     # From about here a CPU is faster without the arrays of scores (twice at T = S = 512, five times at 1024), and below
     # it XLA fuses the plain form well. A GPU multiplies large arrays twice as fast as blocks of them, while they fit.
@@ -67,12 +62,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "cudnn": Backend(run=cudnn.run, refuses=cudnn.refuses, has_arrays=False, platforms=("gpu",), dtype="bfloat16"),
         "mosaic": Backend(
-            run=mosaic.run,
-            refuses=mosaic.refuses,
-            has_arrays=False,
-            platforms=("gpu",),
-            dtype="bfloat16",
-            worthwhile=_by_name,
+            run=mosaic.run, refuses=mosaic.refuses, has_arrays=False, platforms=("gpu",), dtype="bfloat16"
         ),
         "chunked": Backend(run=chunked.run, refuses=chunked.refuses, has_arrays=False, worthwhile=_long),
         "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),

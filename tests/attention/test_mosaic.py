@@ -129,6 +129,7 @@ def by_rule(rule: Rule, scores: Array, seen: Array, v: Array, d_out: Array, give
     return found if rule.of_argument is None else (*found, (d_out * (whole(rule.of_argument) @ v)).sum(1))
 
 
+@jax.default_matmul_precision("highest")  # a GPU rounds factors to 10 bits otherwise
 @pytest.mark.parametrize("name", RULED)
 def test_a_rule_has_the_outputs_and_gradients_of_its_row_map(name: str) -> None:
     variant, (t, s) = RULED[name](), (12, 14)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
 import pytest
+from jax import Array
 
 from experiments.commands import bench_attention as command
 from experiments.commands.bench_attention import DEFAULT, MIB, STREAMED, Case, Failed, Idle, Measured, cases, measure
 from experiments.commands.variants import Sizes, support
 from experiments.environment import environment
-from jaxsink.attention import BACKENDS, VARIANTS
+from jaxsink.attention import BACKENDS, VARIANTS, attend
 
 HERE = [name for name, row in BACKENDS.items() if "cpu" in row.platforms]
 TINY = Sizes(batch=1, length=8, heads=2, head_size=4)
@@ -40,7 +42,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Any]]
 def linear(case: Case) -> Measured:
     """Seconds 1 for the reference, 1.5 for chunked, 0.5 for JAX; memory by the length."""
     seconds = {"reference": 1.0, "chunked": 1.5}.get(case.backend, 0.5)
-    return Measured(seconds, case.sizes.length * MIB, (100 + 2 * case.sizes.length) * MIB)
+    return Measured(seconds, case.sizes.length * MIB, (100 + 2 * case.sizes.length) * MIB, 0.00123)
 
 
 def cells(out: str) -> list[list[str]]:
@@ -69,6 +71,8 @@ def test_long_cases_come_last_and_once() -> None:
     assert [(c.backend, c.sizes.length) for c in found] == [("reference", 8)] * 2 + [
         (STREAMED, length) for _ in range(2) for length in (16, 32, 64)
     ]
+    on_gpu = cases(["relu"], [], TINY, 64, "gpu")
+    assert {c.backend for c in on_gpu if c.sizes != TINY} == {"cudnn", "mosaic", STREAMED}
     assert len(cases(["relu"], [STREAMED], TINY, 32)) == 2 * 3  # a quarter of 32 is there already
 
 
@@ -80,6 +84,27 @@ def test_a_case_is_measured(backend: str, dtype: str, backward: bool) -> None:
     found = measure(Case("softmax", backend, backward, replace(TINY, dtype=dtype)))
     assert found.seconds > 0.0
     assert found.peak > 10 * MIB
+    least, most = (1e-4, 1e-2) if dtype == "bfloat16" else (0.0, 1e-6)  # which has 8 bits
+    assert least <= found.error < most
+
+
+def test_a_wrong_output_and_a_wrong_gradient_show_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(of_q: Callable[[Array], Array]) -> Callable[..., Array]:
+        def changed(q: Array, *rest: Any, backend: str, **options: Any) -> Array:
+            return attend(q if backend == "reference" else of_q(q), *rest, backend=backend, **options)
+
+        return changed
+
+    monkeypatch.setattr(command, "attend", wrong(jax.lax.stop_gradient))
+    assert measure(Case("softmax", STREAMED, False, TINY)).error < 1e-6
+    assert measure(Case("softmax", STREAMED, True, TINY)).error == pytest.approx(1.0)
+    monkeypatch.setattr(command, "attend", wrong(lambda q: -q))
+    assert measure(Case("softmax", STREAMED, False, TINY)).error > 0.1
+
+
+@pytest.mark.parametrize("want", ["received", "on_keys"])
+def test_what_is_wanted_is_measured(want: str) -> None:
+    assert 0.0 < measure(Case("relu", STREAMED, False, TINY, want)).error < 1e-6
 
 
 def test_a_variant_that_reads_x_is_measured() -> None:
@@ -120,11 +145,63 @@ def test_the_table_has_ratios_and_memory(jaxsink: Any, pretend: Any) -> None:
     assert jaxsink.code(result) == 0
     rows = cells(result.stdout)
     assert len(rows) == len(asked) == 2 * 5 + 2 * 6
-    assert rows[0] == ["softmax", "S", "forward", "chunked", "8", "1.5", "1.50", "3.00", "8.0", "16"]
-    assert rows[1] == ["softmax", "S", "forward", "reference", "8", "1", "1.00", "2.00", "8.0", "16"]
-    assert rows[2] == ["softmax", "S", "forward", "jax.nn", "8", "0.5", "0.50", "1.00", "8.0", "16"]
+    assert rows[0] == [
+        "softmax",
+        "S",
+        "forward",
+        "chunked",
+        "8",
+        "1.5",
+        "2.18e-08",
+        "1.50",
+        "3.00",
+        "8.0",
+        "16",
+        "1.2e-03",
+    ]
+    assert rows[1] == [
+        "softmax",
+        "S",
+        "forward",
+        "reference",
+        "8",
+        "1",
+        "3.28e-08",
+        "1.00",
+        "2.00",
+        "8.0",
+        "16",
+        "1.2e-03",
+    ]
+    assert rows[2] == [
+        "softmax",
+        "S",
+        "forward",
+        "jax.nn",
+        "8",
+        "0.5",
+        "6.55e-08",
+        "0.50",
+        "1.00",
+        "8.0",
+        "16",
+        "1.2e-03",
+    ]
     # JAX has softmax alone, with which every variant is compared.
-    assert rows[6] == ["relu", "E", "forward", "chunked", "8", "1.5", "1.50", "3.00", "8.0", "16"]
+    assert rows[6] == [
+        "relu",
+        "E",
+        "forward",
+        "chunked",
+        "8",
+        "1.5",
+        "2.18e-08",
+        "1.50",
+        "3.00",
+        "8.0",
+        "16",
+        "1.2e-03",
+    ]
     assert "less the 100 MiB of one that does nothing" in result.stdout
     assert f"jax {environment()['jax']}" in result.stdout
     growing = "relu, forward + backward, chunked, T 32 to 64: peak 2.00 and temporaries 2.00 times"
@@ -133,13 +210,26 @@ def test_the_table_has_ratios_and_memory(jaxsink: Any, pretend: Any) -> None:
     assert len(re.findall(r"^\[ +\d+ s(?:, about \d+ s left)?\] ", result.stdout, re.MULTILINE)) == len(asked)
 
 
+def test_what_is_wanted_beside_the_output_is_timed_in_the_forward_pass(jaxsink: Any, pretend: Any) -> None:
+    asked = pretend(linear)
+    result = jaxsink("bench", "attention", "--length", "8", "--variants", "softmax", "--want", "received")
+    assert jaxsink.code(result) == 0
+    assert [(c.backend, c.backward, c.want) for c in asked] == [
+        ("chunked", False, "received"),
+        ("reference", False, "received"),
+        ("jax.nn", False, ""),  # which has the output alone
+    ]
+    assert cells(result.stdout)[0][:4] == ["softmax, received", "S", "forward", "chunked"]
+    assert cells(result.stdout)[0][7:9] == ["1.50", "3.00"]
+
+
 def test_what_is_refused_is_asked_for_once_and_said_once(jaxsink: Any, pretend: Any) -> None:
     asked = pretend(lambda case: Failed("[why] not", refused=True) if case.backend == STREAMED else linear(case))
     result = jaxsink("bench", "attention", "--length", "8", "--variants", "relu", "--long", "64")
     assert jaxsink.code(result) == 0
     assert [case.backend for case in asked] == [STREAMED, "reference", "reference"]
     assert result.stdout.count("relu, forward, chunked, T 8: [why] not\n") == 1
-    assert cells(result.stdout)[0][5:] == ["-"] * 5
+    assert cells(result.stdout)[0][5:] == ["-"] * 7
 
 
 def test_a_killed_process_is_a_line_and_the_rest_goes_on(jaxsink: Any, pretend: Any) -> None:
@@ -169,4 +259,6 @@ def test_unknown_names_bring_the_nearest(jaxsink: Any, pretend: Any) -> None:
     jaxsink.assert_mistake(variant, "there is no variant 'softmx'; the nearest is 'softmax'", "jaxsink variants")
     backend = jaxsink("bench", "attention", "--backend", "reference,chunk")
     jaxsink.assert_mistake(backend, "there is no backend 'chunk'; the nearest is 'chunked'", "jaxsink variants")
+    entry = jaxsink("bench", "attention", "--want", "recieved")
+    jaxsink.assert_mistake(entry, "there is no entry of Aux 'recieved'; the nearest is 'received'", "help(")
     assert asked == []

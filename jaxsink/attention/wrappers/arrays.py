@@ -77,6 +77,17 @@ def product(axes: str, left: Array, right: Array, dtype: DType) -> Array:
     return jnp.einsum(axes, left.astype(dtype), right.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
+def gate_logit(axes: str, x: Array, weights: Array, dtype: DType) -> Array:
+    """einsum of x with the weights of a gate, in `dtype`.
+
+    Where x has 16 bits the weights are rounded to them and sums are kept in `dtype`, as in every projection of a model
+    in mixed precision: a product in float32 takes a GPU five times as long as attention itself.
+    """
+    if x.dtype.itemsize > 2:
+        return product(axes, x, weights, dtype)
+    return jnp.einsum(axes, x, weights.astype(x.dtype), preferred_element_type=dtype)
+
+
 def per_query_head(array: Array, axis: int, heads: int) -> Array:
     """Repeat entries of the K key heads along `axis` for the N query heads that read them."""
     return jnp.repeat(array, heads // array.shape[axis], axis)

@@ -11,7 +11,7 @@ from jaxsink.attention.call import Aux
 from jaxsink.attention.composite import Inputs, Trait, Wrapper
 from jaxsink.attention.masks import query_positions
 from jaxsink.attention.row_map import AttentionDims, Params
-from jaxsink.attention.wrappers.arrays import fresh_linear, fresh_normal, model_size, product, value_size
+from jaxsink.attention.wrappers.arrays import fresh_linear, fresh_normal, gate_logit, model_size, product, value_size
 
 _DEVIATION = 0.02  # of the weights of linear maps in the model that the gates were put into
 
@@ -32,7 +32,7 @@ class HeadwiseGate(Wrapper):
         return {"w": fresh_normal(key, (model_size(dims, "HeadwiseGate"), dims.query_heads), _DEVIATION)}
 
     def after(self, out: Array, inputs: Inputs, aux: Aux, params: Params) -> Array:
-        logit = product("btd,dn->btn", inputs.given_x(), params["w"], out.dtype)
+        logit = gate_logit("btd,dn->btn", inputs.given_x(), params["w"], out.dtype)
         return out * jax.nn.sigmoid(logit)[..., None]
 
 
@@ -53,7 +53,7 @@ class ElementwiseGate(Wrapper):
         return {"w": fresh_normal(key, shape, _DEVIATION)}
 
     def after(self, out: Array, inputs: Inputs, aux: Aux, params: Params) -> Array:
-        return out * jax.nn.sigmoid(product("btd,dnh->btnh", inputs.given_x(), params["w"], out.dtype))
+        return out * jax.nn.sigmoid(gate_logit("btd,dnh->btnh", inputs.given_x(), params["w"], out.dtype))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxsink.attention.composite import Inputs, Trait, Wrapper
 from jaxsink.attention.row_map import AttentionDims, Params
-from jaxsink.attention.wrappers.arrays import fresh_linear, fresh_normal, model_size, product, value_size
+from jaxsink.attention.wrappers.arrays import fresh_linear, fresh_normal, gate_logit, model_size, product, value_size
 
 _DEVIATION = 0.02  # of the weights of linear maps in the model that the gates were put into
 
@@ -34,7 +34,7 @@ class ValueGate(Wrapper):
 
     def before(self, inputs: Inputs, params: Params) -> Inputs:
         dtype = inputs.compute_dtype
-        logit = product("bsd,dkh->bskh", inputs.tokens("ValueGate"), params["w"], dtype)
+        logit = gate_logit("bsd,dkh->bskh", inputs.tokens("ValueGate"), params["w"], dtype)
         return replace(inputs, v=inputs.v.astype(dtype) * jax.nn.sigmoid(logit))
 
 
@@ -59,7 +59,7 @@ class InputGate(Wrapper):
 
     def before(self, inputs: Inputs, params: Params) -> Inputs:
         dtype = inputs.compute_dtype
-        logit = product("bsd,dk->bsk", inputs.tokens("InputGate"), params["w"], dtype)
+        logit = gate_logit("bsd,dk->bsk", inputs.tokens("InputGate"), params["w"], dtype)
         return replace(inputs, v=inputs.v.astype(dtype) * jax.nn.sigmoid(logit)[..., None])
 
 
