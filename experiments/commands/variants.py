@@ -131,10 +131,14 @@ def support(variant: Variant, backend: str) -> Support:
 def _compact(found: Mapping[str, tuple[Entry, Mapping[str, Support]]]) -> Table:
     used = {entry.variant.properties.streaming for entry, _ in found.values()}
     classes = ", ".join(f"{kind.value} {_said(kind)}" for kind in Streaming if kind in used)
+    platform = jax.default_backend()
+    here = {name: backend for name, backend in BACKENDS.items() if platform in backend.platforms}
+    others = ", ".join(f"{name} ({', '.join(BACKENDS[name].platforms)})" for name in BACKENDS if name not in here)
     table = Table(
         title=f"{len(found)} variants of attention; query i, key j, head h; jaxsink variants NAME for all of one",
         caption=f"Class of blockwise evaluation: {classes}. Under a backend and "
-        "its platforms: the derivatives that it has for the variant, - if it does not take it on this machine.",
+        f"its platforms: the derivatives that it has for the variant, - if it does not take it. Not on {platform}: "
+        f"{others}.",
         title_justify="left",
         caption_justify="left",
     )
@@ -142,11 +146,11 @@ def _compact(found: Mapping[str, tuple[Entry, Mapping[str, Support]]]) -> Table:
         table.add_column(name, no_wrap=True)
     table.add_column("equation")
     table.add_column("learned parameters", max_width=28)
-    for name, backend in BACKENDS.items():
+    for name, backend in here.items():
         table.add_column(escape(f"{name}\n({', '.join(backend.platforms)})"), no_wrap=True)
     for name, (entry, backends) in found.items():
         kind = entry.variant.properties.streaming.value
-        cells = (name, kind, entry.equation, entry.parameters, *(each.words for each in backends.values()))
+        cells = (name, kind, entry.equation, entry.parameters, *(backends[backend].words for backend in here))
         table.add_row(*map(escape, cells))
     return table
 

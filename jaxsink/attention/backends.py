@@ -8,7 +8,7 @@ from types import MappingProxyType
 import jax
 from jax import Array
 
-from jaxsink.attention import chunked, cudnn, mosaic, reference
+from jaxsink.attention import chunked, cudnn, mosaic, reference, splash
 from jaxsink.attention.call import Aux, Call
 
 
@@ -63,6 +63,9 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "cudnn": Backend(run=cudnn.run, refuses=cudnn.refuses, has_arrays=False, platforms=("gpu",), dtype="bfloat16"),
         "mosaic": Backend(
             run=mosaic.run, refuses=mosaic.refuses, has_arrays=False, platforms=("gpu",), dtype="bfloat16"
+        ),
+        "splash": Backend(
+            run=splash.run, refuses=splash.refuses, has_arrays=False, platforms=("tpu",), dtype="bfloat16"
         ),
         "chunked": Backend(run=chunked.run, refuses=chunked.refuses, has_arrays=False, worthwhile=_long),
         "reference": Backend(run=reference.run, refuses=_refuses_nothing, has_arrays=True),

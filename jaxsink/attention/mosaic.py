@@ -45,7 +45,7 @@ def _refuses_own(call: Call) -> str | None:
         return "it takes no bias or softcap"
     if not isinstance(call.scale, float):
         return "its scale must be a Python number"
-    if call.mask is not None and _window(call.mask) is None:
+    if call.mask is not None and window_of(call.mask) is None:
         return "its mask must be None, Causal() or Causal() & Window(size)"
     if call.query_offset is not None:
         return "it takes no query_offset"
@@ -54,7 +54,7 @@ def _refuses_own(call: Call) -> str | None:
     return None
 
 
-def _window(mask: Mask | Array) -> int | None:
+def window_of(mask: Mask | Array) -> int | None:
     """How many keys up to its own a causal mask shows a query, 0 for all; None for another mask."""
     if type(mask) is Causal:
         return 0
@@ -97,7 +97,7 @@ def run(call: Call) -> tuple[Array, Aux]:
 
 def _plan(call: Call) -> Plan:
     assert isinstance(call.scale, float)
-    window = None if call.mask is None else _window(call.mask)
+    window = None if call.mask is None else window_of(call.mask)
     return Plan(
         batch=call.q.shape[0],
         query_heads=call.dims.query_heads,

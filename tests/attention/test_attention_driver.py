@@ -202,7 +202,7 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"scale": jnp.ones(N)}, "scale must be one number"),
     ({"softcap": 0.0}, "softcap must be a positive number, but is 0.0"),
     ({"softcap": "50"}, "softcap must be a positive number"),
-    ({"backend": "flash"}, "backend must be auto or one of cudnn, mosaic, chunked, reference, but is 'flash'"),
+    ({"backend": "flash"}, "backend must be auto or one of cudnn, mosaic, splash, chunked, reference, but is 'flash'"),
     ({"tap": lambda name, x: x[:, :1]}, "tap must return attn_scores with shape"),
     ({"tap": lambda name, x: x.astype(jnp.bfloat16)}, "but returned .* bfloat16"),
     ({"want": ("entropies",)}, r"want has unknown entries \['entropies'\]; choose from weights, scores"),

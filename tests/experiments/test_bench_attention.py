@@ -63,7 +63,7 @@ def test_cases_that_are_compared_follow_each_other() -> None:
     relu = [("relu", backward, backend) for backward in (False, True) for backend in HERE]
     softmax = [("softmax", backward, backend) for backward in (False, True) for backend in [*HERE, "jax.nn"]]
     assert found == relu + softmax
-    assert {c.backend for c in cases(["relu"], [], TINY, None, "gpu")} == set(BACKENDS)
+    assert {c.backend for c in cases(["relu"], [], TINY, None, "gpu")} == set(BACKENDS) - {"splash"}
 
 
 def test_long_cases_come_last_and_once() -> None:
@@ -202,7 +202,7 @@ def test_the_table_has_ratios_and_memory(jaxsink: Any, pretend: Any) -> None:
         "16",
         "1.2e-03",
     ]
-    assert "less the 100 MiB of one that does nothing" in result.stdout
+    assert "less the 100 MiB of one that does nothing" in " ".join(result.stdout.split())
     assert f"jax {environment()['jax']}" in result.stdout
     growing = "relu, forward + backward, chunked, T 32 to 64: peak 2.00 and temporaries 2.00 times"
     assert growing in result.stdout
