@@ -84,6 +84,10 @@ def verify(
     triggers: Annotated[
         int, typer.Option(min=1, help="With --text: how many of its most frequent characters trigger.")
     ] = 3,
+    decoder: Annotated[
+        str | None, typer.Option(help="Name in the catalogue, folder or file in place of SmolLM2 in WV and LM.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="The same in place of MiniLM.")] = None,
     compute: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the training runs; measured is in float32.")
     ] = "float32",
@@ -101,6 +105,9 @@ def verify(
         chosen = _chosen(ids, claims)
         if text is not None:
             chosen = command.on_text(chosen, text, triggers)
+        for default, given in ((command.DECODER, decoder), (command.ENCODER, encoder)):
+            if given is not None:
+                chosen = command.on_checkpoint(chosen, default, given)
         if compute == "bfloat16":
             chosen = command.in_bfloat16(chosen)
         if from_results and force:

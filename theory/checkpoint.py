@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Literal, get_args
 
-from jaxsink.checkpoints import find_asset
+from jaxsink.checkpoints import identify
 
 Domain = Literal["prose", "plays", "code", "documentation", "random", "repeated"]
 Sees = Literal[
@@ -52,7 +52,8 @@ class Passages:
     """Passages of one kind of text, run through a checkpoint. The seed chooses the passages.
 
     Attributes:
-      model: name in the catalogue of checkpoints. domain: the kind of text, see `jaxsink.tasks.text`.
+      model: name in the catalogue of checkpoints, or a folder or file of one.
+      domain: the kind of text, see `jaxsink.tasks.text`.
       count: passages. length: tokens of each; special tokens count.
       special: with the special tokens that the model is made for ([CLS] and [SEP]; most decoders have none).
       first_position: of the first token, for a model with learned positions.
@@ -71,7 +72,7 @@ class Passages:
     control: MaskControl | PositionControl | None = None
 
     def __post_init__(self) -> None:
-        find_asset(self.model)
+        identify(self.model)
         if self.domain not in get_args(Domain):
             raise ValueError(f"domain must be one of {', '.join(get_args(Domain))}, but {self.domain!r} was given.")
         if self.count < 1 or self.length <= max(COMPARED) + 1 or self.first_position < 0:
@@ -91,7 +92,7 @@ class Passages:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.control is not None:
             fields["control"] = {"type": type(self.control).__name__, **asdict(self.control)}
-        return {"type": "Passages", "weights": find_asset(self.model).digest, **fields}
+        return {"type": "Passages", "weights": identify(self.model).digest, **fields}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class FirstToken:
     Under a causal mask nothing else reaches the first position, so they are run by themselves.
 
     Attributes:
-      model: name in the catalogue of checkpoints, a decoder. domain: the kind of text. count: passages.
+      model: name in the catalogue of checkpoints or path, a decoder. domain: the kind of text. count: passages.
 
     Raises:
       ValueError: there is no such checkpoint or domain, or no passage.
@@ -121,3 +122,18 @@ class FirstToken:
     def describe(self) -> dict[str, Any]:
         """The specification as plain JSON data, with the identity of the weights."""
         return {"type": "FirstToken", "passages": self.passages().describe()}
+
+
+def on_model(spec: Any, old: str, new: str) -> Any:
+    """A specification of any kind with one checkpoint in the place of another, wherever it has a `model` of that name.
+
+    Args:
+      spec: a frozen dataclass, perhaps with others in its fields. old, new: names or paths.
+    """
+    if not is_dataclass(spec) or isinstance(spec, type):
+        return spec
+    fields = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    changed = {
+        name: new if (name, value) == ("model", old) else on_model(value, old, new) for name, value in fields.items()
+    }
+    return replace(spec, **changed) if changed != fields else spec

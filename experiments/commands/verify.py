@@ -22,7 +22,10 @@ from experiments.figures import FIGURES
 from experiments.publish import claim_output, publish
 from experiments.results import Result
 from experiments.runner import Reporter, verify
+from jaxsink.checkpoints import load
+from jaxsink.models import Decoder
 from jaxsink.training import TaskConfig, TextChain, TrainConfig
+from theory.checkpoint import on_model
 from theory.claim import Claim, Spec, Tier
 
 COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "check broken": "magenta"}
@@ -102,9 +105,42 @@ def in_bfloat16(claims: Sequence[Claim]) -> list[Claim]:
     return _retrained(claims, lambda spec: replace(spec, model=replace(spec.model, compute_dtype="bfloat16")))
 
 
+# The checkpoints that claims about pretrained models are about unless others are named.
+DECODER, ENCODER = "smollm2-135m", "minilm-l6"
+
+
+def on_checkpoint(claims: Sequence[Claim], default: str, given: str) -> list[Claim]:
+    """The claims with a checkpoint of the user's in the place of the decoder or of the encoder that they are about.
+
+    Args:
+      claims: of the registry. default: `DECODER` or `ENCODER`. given: a name of the catalogue, a folder or a file.
+
+    Raises:
+      ValueError: it cannot be loaded, is of the other kind or has no tokenizer, or no claim is about the default.
+    """
+    option = "--decoder" if default == DECODER else "--encoder"
+    found = load(given)
+    if isinstance(found.model, Decoder) != (default == DECODER):
+        raise ValueError(f"{option} {given} is the other kind of model; give it by the other of --decoder, --encoder.")
+    if found.tokenizer is None:
+        raise ValueError(
+            f"{option} {given} has no tokenizer that can be read, so it reads no text; add tokenizer.json."
+        )
+    moved = _rearmed(claims, lambda spec: on_model(spec, default, given))
+    if moved == list(claims):
+        raise ValueError(
+            f"{option} was given, but none of these claims is about a pretrained {option[2:]}; add WV or LM."
+        )
+    return moved
+
+
 def _retrained(claims: Sequence[Claim], changed: Callable[[TrainConfig], TrainConfig]) -> list[Claim]:
+    return _rearmed(claims, lambda spec: changed(spec) if isinstance(spec, TrainConfig) else spec)
+
+
+def _rearmed(claims: Sequence[Claim], changed: Callable[[Spec], Spec]) -> list[Claim]:
     def arms(given: Mapping[str, Spec]) -> dict[str, Spec]:
-        return {arm: changed(spec) if isinstance(spec, TrainConfig) else spec for arm, spec in given.items()}
+        return {arm: changed(spec) for arm, spec in given.items()}
 
     return [replace(c, evidence={tier: arms(given) for tier, given in c.evidence.items()}) for c in claims]
 

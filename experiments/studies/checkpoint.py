@@ -17,7 +17,7 @@ from experiments.studies.key_geometry import key_geometry
 from experiments.studies.product import PER_SECOND, Advance, Product
 from experiments.texts import DOMAINS, ordinary_tokens
 from jaxsink import control
-from jaxsink.checkpoints import Loaded, Tokenizer, find_asset, load
+from jaxsink.checkpoints import Loaded, Tokenizer, identify, load
 from jaxsink.metrics import (
     mean_received,
     queries_after,
@@ -80,12 +80,12 @@ def _about(given: MaskControl | PositionControl | None) -> dict[str, Any]:
 
 def cost(spec: Passages) -> float:
     """Work of one seed in multiplications, for the time left: three per parameter and token, and loading."""
-    return 3e-8 * PER_SECOND * find_asset(spec.model).size * spec.count * spec.length / 1024 + 4 * PER_SECOND
+    return 3e-8 * PER_SECOND * identify(spec.model).size * spec.count * spec.length / 1024 + 4 * PER_SECOND
 
 
 @lru_cache(maxsize=1)
 def loaded(model: str) -> Loaded:
-    """A checkpoint of the catalogue. The last one is kept: many specifications after each other look at it."""
+    """A checkpoint by name or path. The last one is kept: many specifications after each other look at it."""
     return load(model)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.studies.checkpoint import drawn, loaded
 from experiments.studies.product import PER_SECOND, Advance, Product
-from jaxsink.checkpoints import find_asset
+from jaxsink.checkpoints import identify
 from jaxsink.metrics import residual_norms
 from jaxsink.models import Decoder
 from jaxsink.probing import Edits, Set, stages
@@ -33,7 +33,7 @@ def label(spec: FirstToken) -> str:
 
 def cost(spec: FirstToken) -> float:
     """Work of one seed in multiplications, for the time left: reading the weights some sixty times, and loading."""
-    return (8e-8 * find_asset(spec.model).size + 4) * PER_SECOND
+    return (8e-8 * identify(spec.model).size + 4) * PER_SECOND
 
 
 class Trainer:

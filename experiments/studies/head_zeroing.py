@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.studies import checkpoint
 from experiments.studies.product import PER_SECOND, Advance, Product
-from jaxsink.checkpoints import find_asset
+from jaxsink.checkpoints import identify
 from jaxsink.models import Decoder
 from jaxsink.probing import heads_of_block, read_out, stages, sweep_blocks
 from theory.heads import HeadZeroing
@@ -34,7 +34,7 @@ def cost(spec: HeadZeroing) -> float:
     The number of heads stands in the weights' file, which is not opened here: it is taken to be 270.
     """
     passages = spec.passages
-    one = 3e-8 * find_asset(passages.model).size * passages.count * passages.length / 1024
+    one = 3e-8 * identify(passages.model).size * passages.count * passages.length / 1024
     return PER_SECOND * (0.7 * 270 / spec.every * one + 4)
 
 

@@ -7,6 +7,8 @@ from jaxsink.checkpoints.fetch import cache_folder as cache_folder
 from jaxsink.checkpoints.fetch import fetch as fetch
 from jaxsink.checkpoints.fetch import is_cached as is_cached
 from jaxsink.checkpoints.gguf_file import open_gguf as open_gguf
+from jaxsink.checkpoints.identity import Identity as Identity
+from jaxsink.checkpoints.identity import identify as identify
 from jaxsink.checkpoints.json_file import read_json_object as read_json_object
 from jaxsink.checkpoints.load import Loaded as Loaded
 from jaxsink.checkpoints.load import load as load

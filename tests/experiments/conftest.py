@@ -31,6 +31,16 @@ def numbers() -> ModuleType:
     return load(__file__, "number_study")
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small decoder, a small encoder, and the decoder without a tokenizer."""
+    small, folder = load(__file__, "small_checkpoints"), tmp_path_factory.mktemp("checkpoints")
+    small.checkpoint(folder / "llama", small.LLAMA, tokenizer=True)
+    small.checkpoint(folder / "bert", small.BERT, tokenizer=True)
+    small.checkpoint(folder / "bare", small.LLAMA, tokenizer=False)
+    return folder
+
+
 @pytest.fixture
 def study(numbers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The study of numbers, registered."""
