@@ -23,6 +23,7 @@ from experiments.figures.residual_norms import residual_by_token as residual_by_
 from experiments.figures.residual_norms import residual_norms as residual_norms
 from experiments.figures.settings import copy_probability as copy_probability
 from experiments.figures.settings import key_types as key_types
+from experiments.figures.sink_costs import sink_costs as sink_costs
 from experiments.figures.small_models import small_models as small_models
 from experiments.figures.style import arm_colours as arm_colours
 from experiments.figures.style import save as save
@@ -34,6 +35,7 @@ from experiments.figures.theory_growth import network_growth as network_growth
 from experiments.figures.theory_growth import sink_logit_growth as sink_logit_growth
 from experiments.figures.theory_optimisers import order_of_convergence as order_of_convergence
 from experiments.figures.theory_optimisers import peak_mechanism as peak_mechanism
+from experiments.figures.trajectory import trajectory as trajectory
 from experiments.figures.value_norms import value_norms as value_norms
 from experiments.figures.value_pull import value_pull as value_pull
 from experiments.figures.variant_survey import variant_survey as variant_survey
@@ -64,9 +66,11 @@ FIGURES: Mapping[str, Callable[[Arms, dict[str, Any]], Figure]] = MappingProxyTy
         "network_growth": _of_runs(network_growth),
         "value_pull": _of_runs(value_pull),
         "variant_survey": _of_runs(variant_survey),
+        "sink_costs": _of_runs(sink_costs),
         "profiles": _of_runs(profiles),
         "controls": _of_runs(controls),
         "small_models": _of_runs(small_models),
+        "trajectory": _of_runs(trajectory),
         "removed_layers": _of_runs(removed_layers),
         "head_domains": _of_runs(head_domains),
         "head_costs": _of_runs(head_costs),

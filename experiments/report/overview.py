@@ -157,6 +157,12 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 ("markov", "half_copied", "softmax"),
                 beside=("softmax",),
             ),
+            "sink_costs": Shown(
+                "What sinks cost and buy",
+                "Excess risk added by rounding, eviction of a key, longer and other texts, with the sink and the peak "
+                "of each network: softmax, softmax1, a sink logit, sigmoid and a gate.",
+                ("costs_softmax", "costs_softmax_n", "costs_sink_logit", "costs_sigmoid", "costs_g1_gate"),
+            ),
         },
         "Waiver elements": {
             "controls": Shown(
@@ -212,6 +218,13 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "What zeroing a head costs",
                 "Expected increase of the loss when a head is zeroed, against its weight on the first token.",
                 ("zeroed_prose", "zeroed_code"),
+            ),
+            "trajectory": Shown(
+                "A small language model over training",
+                "Attention to the first position, Dlogit, value and residual norm there over training steps, beside "
+                "those of Bigram-Backcopy, and each head's weight on the first position in either domain at the end.",
+                ("language", "language_bare", "softmax", "deep_adam"),
+                beside=("softmax", "deep_adam"),
             ),
         },
     }

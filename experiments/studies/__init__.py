@@ -8,16 +8,20 @@ from experiments.studies import (
     bigram_backcopy,
     calculation,
     checkpoint,
+    costs,
     first_token,
     head_zeroing,
     small_models,
     survey,
+    trajectory,
 )
 from jaxsink.training import TrainConfig
 from theory.calculations import Calculation
 from theory.checkpoint import FirstToken, Passages
 from theory.claim import Spec
+from theory.costs import Costs
 from theory.heads import HeadZeroing
+from theory.small_language import SmallLanguage
 from theory.small_models import SmallModel
 from theory.survey import Survey
 
@@ -29,6 +33,8 @@ PRODUCERS: dict[type, ModuleType] = {
     FirstToken: first_token,
     HeadZeroing: head_zeroing,
     SmallModel: small_models,
+    Costs: costs,
+    SmallLanguage: trajectory,
 }
 
 

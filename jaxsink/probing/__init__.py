@@ -12,6 +12,7 @@ from jaxsink.probing.by_block import heads_of_block, read_out, stages, sweep_blo
 from jaxsink.probing.capture import gradients, run
 from jaxsink.probing.edits import Add, Chain, Clamp, Edit, Edits, ForceAttention, Freeze, Scale, Set, at
 from jaxsink.probing.patching import patch, patch_path, transplants
+from jaxsink.probing.rounding import Round, levels_of, round_to_nearest, rounded_params
 from jaxsink.probing.sites import Site, sites
 from jaxsink.probing.sweeps import sweep
 
@@ -23,6 +24,7 @@ __all__ = [
     "Edits",
     "ForceAttention",
     "Freeze",
+    "Round",
     "Scale",
     "Set",
     "at",
@@ -32,12 +34,15 @@ __all__ = [
     "every_head",
     "gradients",
     "heads_of_block",
+    "levels_of",
     "merge",
     "patch",
     "patch_path",
     "read_out",
     "remove_block",
     "replace_row",
+    "round_to_nearest",
+    "rounded_params",
     "run",
     "stages",
     "sweep",

@@ -19,6 +19,7 @@ from theory.calculations.peaks import Peaks, PeakSweep
 from theory.calculations.random_models import model_arrays
 from theory.claims.oq6 import EXPECTED
 from theory.claims.wv_attribution import predicted_pull
+from theory.costs import CONDITIONS, LONGER
 from theory.small_models import LOOKS
 
 CHARACTERS = ("\n", " ", "$", "a", "b", "e", "h", "o", "r", "t")
@@ -412,6 +413,23 @@ def small_model(seed: int, kind: str, scheme: str) -> SyntheticRun:
     return SyntheticRun(arrays, manifest, seed)
 
 
+def followed(seed: int) -> SyntheticRun:
+    """A small language model in which block 1 comes to have a sink, one head of it in the first domain alone."""
+    rng, steps, even = np.random.default_rng(seed), np.array([0, 20, 40, 80, 160, 320, 640, 1200]), 0.1
+    done = (steps / steps[-1])[:, None]
+    ones = rng.uniform(0.95, 1.05, (len(steps), 3))
+    on_start = even * ones
+    on_start[:, 1] += 0.4 * done[:, 0]
+    growth = 1 + done * np.array([1.0, 2.0, 4.0])
+    curves = {"attn_start": on_start, "dlogit": np.log1p(steps)[:, None] * ones, "value_ratio": (1 - 0.8 * done) * ones}
+    curves |= {"resid_norm_start": 5 * growth, "resid_norm_other": 5 * ones, "peak_ratio": growth}
+    mass = rng.uniform(0.09, 0.11, (len(steps), 2, 12, 3, 4)) * (on_start / even)[:, None, None, :, None]
+    mass[1:, 1, :, 1, 2] *= 0.3
+    arrays = curves | {"step": steps, "sink_mass": mass, "baseline": np.float64(even)}
+    manifest = {"label": "3 layers on $prose$ and code; d 64", "domains": ["$prose$", "code"], "start": True}
+    return SyntheticRun(arrays, manifest, seed)
+
+
 def heads(seed: int, active: int | None = None) -> SyntheticRun:
     """Eight passages on which 3 x 4 heads have a sink, but for one block of them that may be active."""
     rng = np.random.default_rng(seed)
@@ -444,3 +462,14 @@ def survey(seed: int) -> SyntheticRun:
     arrays["baseline"] = np.full(len(names), 0.1)
     arrays["sink_strength"][names.index("identity")] = np.nan
     return SyntheticRun(arrays, {"variants": names, "label": "a survey"}, seed)
+
+
+def costs(seed: int, variant: str) -> SyntheticRun:
+    """A network under each condition, some of which cost nothing."""
+    rng = np.random.default_rng([seed, *variant.encode()])
+    added = 10 ** rng.uniform(-6, 0, len(CONDITIONS))
+    added[0], added[-2] = 0, -1e-4
+    arrays = {name: 0.04 + added for name in ("all", "late", "backcopy", "bigram")}
+    arrays |= {"longer": 0.04 + rng.random(len(LONGER)), "baseline": np.full(len(CONDITIONS), 0.1)}
+    arrays |= {name: rng.uniform(0.1, 2, (len(CONDITIONS), 3)) for name in ("sink_strength", "peak_ratio")}
+    return SyntheticRun(arrays, {"label": f"{variant} of three layers; d 64"}, seed)

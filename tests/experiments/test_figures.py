@@ -22,6 +22,7 @@ from experiments.figures.evidence import curve
 from experiments.figures.style import OUTCOME
 from experiments.figures.text import interval, number, token_label, tolerance
 from theory.claims.oq6 import EXPECTED
+from theory.costs import CONDITIONS, LONGER, cost, risk
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,10 +42,14 @@ def draw(name: str, layers: int, kinds: tuple[str, ...]) -> Figure:
         return figures.FIGURES[name]({kind: [made_up.passages(0)] for kind in kinds}, {})
     if kinds[0] == "first":
         return figures.FIGURES[name]({kind: [made_up.first_tokens(seed) for seed in (0, 1)] for kind in kinds}, {})
+    if kinds[0] == "costs_softmax":
+        return figures.FIGURES[name]({arm: [made_up.costs(seed, arm) for seed in (0, 1)] for arm in kinds}, {})
     if kinds[0] == "decoder_none":
         return figures.FIGURES[name](small_models(kinds), {})
     if kinds[0] == "heads":
         return figures.FIGURES[name](by_domain(), {})
+    if kinds[0] == "language":
+        return figures.FIGURES[name](followed(), {})
     if kinds[0] == "zeroed":
         return figures.FIGURES[name]({kind: [made_up.zeroed_heads(seed) for seed in (0, 1)] for kind in kinds}, {})
     if kinds[0] == "free":
@@ -65,6 +70,11 @@ def controlled() -> dict[str, list[Any]]:
 
 def small_models(arms: tuple[str, ...]) -> dict[str, list[Any]]:
     return {arm: [made_up.small_model(seed, *arm.split("_")) for seed in (0, 1)] for arm in arms}
+
+
+def followed() -> dict[str, list[Any]]:
+    """A language model followed over training, beside a run on Bigram-Backcopy."""
+    return {"language": [made_up.followed(seed) for seed in (0, 1)], "deep_adam": made_up.arms(3, seeds=2)["adam"]}
 
 
 def by_domain() -> dict[str, list[Any]]:
@@ -96,9 +106,11 @@ CASES = [
     ("peak_mechanism", 1, ("peak_adam", "peak_sgd", "peak_sign", "peak_coupled", "peak_sweep")),
     ("order_of_convergence", 1, ("path_descent", "path_adam")),
     ("variant_survey", 1, ("survey",)),
+    ("sink_costs", 1, ("costs_softmax", "costs_softmax_n", "costs_sigmoid")),
     ("profiles", 1, ("passages", "others")),
     ("controls", 1, ("free", "controlled")),
     ("small_models", 1, ("decoder_none", "decoder_rope", "encoder_learned")),
+    ("trajectory", 3, ("language",)),
     ("removed_layers", 1, ("first", "second")),
     ("head_domains", 1, ("heads",)),
     ("head_costs", 1, ("zeroed", "zeroed_code")),
@@ -171,6 +183,26 @@ def test_controls_show_the_controlled_token_of_every_arm() -> None:
     assert [text.get_text() for text in norms.get_legend().get_texts()] == ["no control", r"\$position_5\$ alone"]
 
 
+def test_costs_of_every_seed_stand_in_the_row_of_their_condition_and_none_is_left_out() -> None:
+    runs = {arm: [made_up.costs(seed, arm) for seed in range(3)] for arm in ("costs_softmax", "costs_sigmoid")}
+    figure = figures.sink_costs(runs)
+    panel, about, *_ = figure.axes
+    rows = [label.get_text().replace("\n", " ") for label in panel.get_yticklabels()]
+    assert len(rows) == len(CONDITIONS) + len(LONGER)
+    for arm, each in runs.items():
+        for i, (name, words) in enumerate(CONDITIONS.items()):
+            of = "late" if name.startswith("evicted") else "all"
+            added = [cost(run, name, of) if i else risk(run, "free") for run in each]
+            assert i == 0 or words.replace(",", "") == rows[i].replace(",", "")
+            drawn = [line for line in panel.lines if round(line.get_ydata()[0]) == i and len(line.get_xdata()) == 3]
+            colour = figures.arm_colours(runs)[arm]
+            (line,) = [line for line in drawn if line.get_color() == colour]
+            # What costs nothing, or less, stands at the edge.
+            np.testing.assert_allclose(line.get_xdata(), np.maximum(added, 1e-5))
+    assert len(about.get_yticklabels()) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["softmax", "sigmoid"]
+
+
 def test_small_models_stand_in_the_column_of_their_scheme_with_their_numbers() -> None:
     runs = small_models(("decoder_rope", "encoder_learned", "decoder_none"))
     figure = figures.small_models(runs)
@@ -189,6 +221,20 @@ def test_small_models_stand_in_the_column_of_their_scheme_with_their_numbers() -
         assert lines[0] == f"{free / 0.4:.2f} → 0.75 of first"
         assert lines[1:] == [f"{free / 0.1:.1f} → 3.0 × even", f"|v| × {ratio:.2f}"]
         assert float(decoder.images[0].get_array()[1, column]) == pytest.approx(0.3 / free)
+
+
+def test_a_trajectory_shows_the_leading_block_over_even_attention_and_each_head_by_domain() -> None:
+    runs = followed()
+    attention, dlogit, _, residual, maps, _ = figures.trajectory(runs).axes
+    run = runs["language"][0].arrays
+    # Block 1 has the sink, block 2 the peak; two seeds and their mean for each of two arms.
+    np.testing.assert_allclose(attention.lines[0].get_ydata(), run["attn_start"][:, 1] / run["baseline"], rtol=1e-6)
+    np.testing.assert_allclose(dlogit.lines[0].get_ydata(), run["dlogit"][:, 1], rtol=1e-6)
+    np.testing.assert_allclose(residual.lines[0].get_ydata(), run["resid_norm_start"][:, 2], rtol=1e-6)
+    means = np.mean([each.arrays["sink_mass"][-1].mean(1) for each in runs["language"]], axis=0)
+    np.testing.assert_allclose(np.asarray(maps.images[0].get_array()), means.reshape(2, -1), rtol=1e-6)
+    # Head 2 of block 1 is the one that is active in the second domain.
+    np.testing.assert_array_equal(maps.lines[-1].get_xdata(), [1 * 4 + 2])
 
 
 def test_removed_layers_show_what_is_left_of_the_peak() -> None:

@@ -17,7 +17,9 @@ from theory.calculations import Calculation
 from theory.checkpoint import FirstToken, Passages
 from theory.claim import TIERS, Status
 from theory.claims import BUILT_IN, all_claims, arms, select
+from theory.costs import Costs
 from theory.heads import HeadZeroing
+from theory.small_language import SmallLanguage
 from theory.small_models import SmallModel
 from theory.survey import Survey
 
@@ -33,12 +35,13 @@ IDS = [
     *("BB10a", "BB10b", "BB10c"),
     *("BB12", "BB13", "BB14"),
     *("BB-T1", "BB-T2"),
-    "OQ6",
+    *("OQ3a", "OQ3b", "OQ3c", "OQ3d", "OQ3e", "OQ6"),
     *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV6", "WV6b"),
     *("WV5", "WV5b", "WV5c", "WV5d", "WV7", "WV7b", "WV8"),
     *("WV8b", "WV8c", "WV8d", "WV8e", "WV8f", "WV8g"),
     *("WV9", "WV9b", "WV9c", "WV9d", "WV10", "WV10b", "WV10c", "WV10d", "WV10e"),
     *("LM1", "LM1b", "LM2", "LM2b", "LM3", "LM3b", "LM4", "LM4b", "LM5", "LM6"),
+    *("LM7", "LM7b", "LM7c"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)
 
@@ -71,6 +74,7 @@ def test_a_control_can_be_read(claim):
     control = claim.control
     # A claim that is refuted needs a control that the same measures support.
     refuted = ("TH3b", "BB12", "LM1b", "WV2b", "WV3", "WV5b", "WV5c", "WV6b", "WV7b", "LM3", "LM4b", "WV8b", "WV8e")
+    refuted += ("LM7", "LM7b", "OQ3b")
     assert control.expected == ("supported" if claim.id in refuted else "refuted")
     assert control.setting
     # It differs from the claim: by its arms, or by what is measured.
@@ -206,9 +210,11 @@ def test_steps_fit_their_chunks():
     specs = [spec for claim in BUILT_IN for by_arm in claim.evidence.values() for spec in by_arm.values()]
     surveys = [spec for spec in specs if isinstance(spec, Survey)]
     trained = [spec for spec in specs if isinstance(spec, TrainConfig)]
-    small = [spec for spec in specs if isinstance(spec, SmallModel)]
+    small = [spec for spec in specs if isinstance(spec, SmallModel | Costs)]
+    # A small language model looks at its chunks itself.
     untrained = [spec for spec in specs if spec not in [*surveys, *trained, *small]]
-    assert all(isinstance(spec, Calculation | Passages | FirstToken | HeadZeroing) for spec in untrained)
+    others = Calculation | Passages | FirstToken | HeadZeroing | SmallLanguage
+    assert all(isinstance(spec, others) for spec in untrained)
     runs = trained + [run for survey in surveys for _, run in survey.runs()] + [spec.run for spec in small]
     assert all(spec.steps % spec.chunk_steps == 0 and isinstance(spec.model, TransformerConfig) for spec in runs)
 

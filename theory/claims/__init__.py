@@ -17,10 +17,12 @@ from theory.claims import (
     lm_heads,
     lm_keys,
     lm_peak,
+    lm_trajectory,
     nx_i,
     nx_n,
     nx_p,
     nx_r,
+    oq3,
     oq6,
     rp,
     rp_causes,
@@ -53,6 +55,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *bb_causes.CLAIMS,
     *bb_settings.CLAIMS,
     *bb_theory.CLAIMS,
+    *oq3.CLAIMS,
     *oq6.CLAIMS,
     *wv.CLAIMS,
     *wv_controls.CLAIMS,
@@ -63,6 +66,7 @@ BUILT_IN: tuple[Claim, ...] = (
     *lm_heads.CLAIMS,
     *lm_peak.CLAIMS,
     *lm_keys.CLAIMS,
+    *lm_trajectory.CLAIMS,
 )
 ENTRY_POINTS = "jaxsink.claims"
 
