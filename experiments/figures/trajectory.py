@@ -30,8 +30,8 @@ def trajectory(runs: Arms) -> Figure:
 
     Returns:
         The figure. A thin line is a seed in its block of most attention to the first position, or of the largest peak
-        for residual norms; a thick one is the mean. In the maps a column is a head and a dot marks one that depends on the
-        domain in the first seed; numbers are means over passages and seeds.
+        for residual norms; a thick one is the mean. In the maps a column is a head and a dot marks one that depends on
+        the domain in the first seed; numbers are means over passages and seeds.
 
     Raises:
         ValueError: there is no run, or a run lacks an array.
