@@ -153,8 +153,8 @@ LM7B = Claim(
     ),
     figure="trajectory",
     note=(
-        f"{_SIZE} At the quick size residual norms grow at all positions alike, which is no peak. The control was chosen "
-        "after seeds 0 to 2 had been seen, and is undecided on seeds 20 to 22."
+        f"{_SIZE} At the quick size residual norms grow at all positions alike, which is no peak. The control was "
+        "chosen after seeds 0 to 2 had been seen, and is undecided on seeds 20 to 22."
     ),
 )
 
