@@ -22,7 +22,7 @@ from experiments.figures import FIGURES
 from experiments.publish import claim_output, publish
 from experiments.results import Result
 from experiments.runner import Reporter, verify
-from jaxsink.checkpoints import load
+from experiments.studies.checkpoint import loaded
 from jaxsink.models import Decoder
 from jaxsink.training import TaskConfig, TextChain, TrainConfig
 from theory.checkpoint import on_model
@@ -119,7 +119,7 @@ def on_checkpoint(claims: Sequence[Claim], default: str, given: str) -> list[Cla
       ValueError: it cannot be loaded, is of the other kind or has no tokenizer, or no claim is about the default.
     """
     option = "--decoder" if default == DECODER else "--encoder"
-    found = load(given)
+    found = loaded(given)
     if isinstance(found.model, Decoder) != (default == DECODER):
         raise ValueError(f"{option} {given} is the other kind of model; give it by the other of --decoder, --encoder.")
     if found.tokenizer is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import beside
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +29,11 @@ from jaxsink.attention import (
     mosaic,
     reference,
 )
-from jaxsink.attention.call import Call
 from jaxsink.attention.mosaic_plan import ROWS, Plan, key_blocks, query_blocks
 from jaxsink.attention.mosaic_rules import Rows, Rule, given_rows, refuses, rule_of
 
+calls: Any = beside.load(__file__, "backend_calls")
+call_of, distance = calls.call_of, calls.distance
 RULED = {name: make for name, make in CATALOGUE.items() if refuses(make()) is None}
 # bfloat16 keeps 8 bits: inputs of an exact computation are rounded by this much, weights and cotangents once more.
 CLOSE = 0.01
@@ -49,32 +51,6 @@ def params_of(variant: RowMap, heads: int = N) -> Any:
     # Parameters of each head, neither at a border of the weights nor far from it.
     fresh = variant.init(jax.random.key(0), AttentionDims(heads, K, H))
     return jax.tree.map(lambda x: x * jnp.linspace(0.3, 0.6, x.size), fresh)
-
-
-def call_of(variant: RowMap, mask: Mask | None, q: Array, k: Array, v: Array, params: Any, **changed: Any) -> Call:
-    call = Call(
-        q=q,
-        k=k,
-        v=v,
-        variant=variant,
-        params=params,
-        mask=mask,
-        bias=(),
-        null_logit=None,
-        scale=0.3,
-        softcap=None,
-        tap=None,
-        want=frozenset(),
-        query_offset=None,
-        on_keys=None,
-        on_groups=None,
-    )
-    return replace(call, **changed)
-
-
-def distance(found: Array, expected: Array) -> float:
-    a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def exactly(variant: RowMap, mask: Mask | None, q: Array, k: Array, v: Array, params: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import beside
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +26,10 @@ from jaxsink.attention import (
     attend,
     splash,
 )
-from jaxsink.attention.call import Call
 from jaxsink.attention.composite import Composite
 
+calls: Any = beside.load(__file__, "backend_calls")
+distance = calls.distance
 # bfloat16 keeps 8 bits: scaled queries, weights, cotangents and outputs are rounded to them.
 CLOSE = 0.02
 B, N, K, H = 1, 2, 1, 64
@@ -40,30 +42,8 @@ def arrays(queries: int, keys: int, heads: int = N) -> tuple[Array, Array, Array
     return q, k, v
 
 
-def call_of(q: Array, k: Array, v: Array, mask: Mask | None = None, **changed: Any) -> Call:
-    call = Call(
-        q=q,
-        k=k,
-        v=v,
-        variant=Softmax(),
-        params={},
-        mask=mask,
-        bias=(),
-        null_logit=None,
-        scale=0.2,
-        softcap=None,
-        tap=None,
-        want=frozenset(),
-        query_offset=None,
-        on_keys=None,
-        on_groups=None,
-    )
-    return replace(call, **changed)
-
-
-def distance(found: Array, expected: Array) -> float:
-    a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+def call_of(q: Array, k: Array, v: Array, mask: Mask | None = None, **changed: Any) -> Any:
+    return calls.call_of(Softmax(), mask, q, k, v, {}, scale=0.2, **changed)
 
 
 @pytest.mark.parametrize(
