@@ -37,6 +37,11 @@ def levels_of(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
+def _check_per(per: str) -> None:
+    if per not in _SHARED:
+        raise ValueError(f"per must be one of {', '.join(get_args(Per))}, but {per!r} was given.")
+
+
 def round_to_nearest(x: ArrayLike, levels: ArrayLike, per: Per = "tensor", where: ArrayLike = True) -> jax.Array:
     """An array with its entries rounded to the nearest of 2 levels + 1 values that lie evenly around zero.
 
@@ -54,8 +59,7 @@ def round_to_nearest(x: ArrayLike, levels: ArrayLike, per: Per = "tensor", where
     Source: symmetric round-to-nearest, as the baseline of 2208.07339 and 2306.12929.
     """
     x, where = jnp.asarray(x), jnp.asarray(where)
-    if per not in _SHARED:
-        raise ValueError(f"per must be one of {', '.join(get_args(Per))}, but {per!r} was given.")
+    _check_per(per)
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be a floating array [..., D], but has shape {x.shape} and dtype {x.dtype}.")
     if known(levels) and np.any(np.asarray(levels) < 1):
@@ -105,5 +109,4 @@ class Round(Edit):
                 f"the edit of {site.name!r} must have one number of levels from 1 up, but has {self.levels}; 4 bits "
                 "have 7."
             )
-        if self.per not in _SHARED:
-            raise ValueError(f"per must be one of {', '.join(get_args(Per))}, but {self.per!r} was given.")
+        _check_per(self.per)
