@@ -20,7 +20,7 @@ from jaxsink.attention.mosaic_plan import Plan, padded
 
 # Of warpgroup matrix instructions, which later generations lack.
 CAPABILITY = "9.0"
-LARGEST_HEAD = 128
+LARGEST_HEAD = 256
 
 
 def refuses(call: Call) -> str | None:
@@ -102,7 +102,7 @@ def _plan(call: Call) -> Plan:
         batch=call.q.shape[0],
         query_heads=call.dims.query_heads,
         key_heads=call.dims.key_heads,
-        width=64 if max(call.q.shape[3], call.v.shape[3]) <= 64 else 128,
+        width=next(width for width in (64, 128, LARGEST_HEAD) if max(call.q.shape[3], call.v.shape[3]) <= width),
         queries=call.queries,
         keys=call.keys,
         scale=call.scale,

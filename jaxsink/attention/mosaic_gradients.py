@@ -17,8 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxsink.attention import mosaic_parts as parts
-from jaxsink.attention.mosaic_parts import STAGES, Ref
-from jaxsink.attention.mosaic_plan import GROUP, MULTIPLIERS, ROWS, Plan, key_blocks, query_blocks, quotient
+from jaxsink.attention.mosaic_parts import Ref
+from jaxsink.attention.mosaic_plan import GROUP, MULTIPLIERS, ROWS, STAGES, Plan, key_blocks, query_blocks, quotient
 from jaxsink.attention.mosaic_rules import Back, Rows, Rule, Weight
 
 
@@ -35,7 +35,7 @@ def of_queries(
     Returns:
         [B, T, N, H] in the dtype of q.
     """
-    columns, width = plan.columns, plan.width
+    columns, stages, width = plan.gradient_columns, plan.gradient_stages, plan.width
     tiles = plan.query_rows // ROWS
     arrays = rows if delta is None else (*rows, delta)
 
@@ -43,7 +43,7 @@ def of_queries(
         q_ref, k_ref, v_ref, d_ref, *row_refs, out_ref = refs
         head, batch = lax.axis_index("head"), lax.axis_index("batch")
         first = (tiles - 1 - lax.axis_index("tile")) * ROWS
-        begin, left, whole, end = key_blocks(plan, first, exact=False)
+        begin, left, whole, end = key_blocks(plan, columns, first, exact=False)
         shape = (GROUP, columns)
         spread = parts.spread_over(shape, 0)
 
@@ -59,7 +59,7 @@ def of_queries(
             loaded = tuple(parts.loaded(plan, scratch["rows"].at[i, group], 1) for i in range(len(arrays)))
 
             def step(j: Any, gradient: Array, hides: bool) -> Array:
-                slot = parts.slot_of(j - begin)
+                slot = parts.slot_of(j - begin, stages)
                 k_tile, v_tile = scratch["k"].at[slot], scratch["v"].at[slot]
                 plgpu.barrier_wait(scratch["filled"].at[slot])
                 scores, d_weights = parts.products(plan, [(q_tile, k_tile), (d_tile, v_tile)])
@@ -88,18 +88,18 @@ def of_queries(
                 plgpu.copy_gmem_to_smem(k_ref.at[there], scratch["k"].at[slot], filled)
                 plgpu.copy_gmem_to_smem(v_ref.at[there], scratch["v"].at[slot], filled)
 
-            parts.copied_ahead(end - begin, plan.key_rows // columns, fetch, [scratch["free"]])
+            parts.copied_ahead(end - begin, plan.key_rows // columns, stages, fetch, [scratch["free"]])
 
         parts.split_roles(multiply, copy)
 
     scratch = {
         "q": parts.tile_memory(plan, MULTIPLIERS, GROUP, width),
         "d": parts.tile_memory(plan, MULTIPLIERS, GROUP, width),
-        "k": parts.tile_memory(plan, STAGES, columns, width),
-        "v": parts.tile_memory(plan, STAGES, columns, width),
+        "k": parts.tile_memory(plan, stages, columns, width),
+        "v": parts.tile_memory(plan, stages, columns, width),
         "ready": plgpu.Barrier(num_arrivals=2 + len(arrays), num_barriers=MULTIPLIERS),
-        "filled": plgpu.Barrier(num_arrivals=2, num_barriers=STAGES),
-        "free": plgpu.Barrier(num_arrivals=MULTIPLIERS, num_barriers=STAGES),
+        "filled": plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        "free": plgpu.Barrier(num_arrivals=MULTIPLIERS, num_barriers=stages),
     }
     if arrays:
         scratch["rows"] = plgpu.SMEM((len(arrays), MULTIPLIERS, GROUP), jnp.float32)
@@ -117,14 +117,37 @@ def of_keys(
     plan: Plan, rule: Rule, q: Array, k: Array, v: Array, d_out: Array, rows: Rows, delta: Array | None
 ) -> tuple[Array, Array]:
     """Gradients of k and v, [B, S, K, H] in the dtype of q; arguments as in `of_queries`."""
-    lines, width = plan.lines, plan.width
+    given = (plan, rule, q, k, v, d_out, rows, delta)
+    if plan.width <= 128:
+        d_k, d_v = _of_keys(*given, of_k=True, of_v=True)
+    else:  # A thread's registers hold one of them.
+        (d_k,), (d_v,) = _of_keys(*given, of_k=True, of_v=False), _of_keys(*given, of_k=False, of_v=True)
+    return d_k, d_v
+
+
+def _of_keys(
+    plan: Plan,
+    rule: Rule,
+    q: Array,
+    k: Array,
+    v: Array,
+    d_out: Array,
+    rows: Rows,
+    delta: Array | None,
+    *,
+    of_k: bool,
+    of_v: bool,
+) -> list[Array]:
+    """Those of the gradients of k and v that are asked for."""
+    lines, stages, width = plan.gradient_lines, plan.gradient_stages, plan.width
     arrays = rows if delta is None else (*rows, delta)
 
     def body(*refs: Ref, **scratch: Ref) -> None:
-        q_ref, k_ref, v_ref, d_ref, *row_refs, dk_ref, dv_ref = refs
+        q_ref, k_ref, v_ref, d_ref, *row_refs = refs[: 4 + len(arrays)]
+        out_refs = refs[4 + len(arrays) :]
         first = lax.axis_index("tile") * ROWS
         key_head, batch = lax.axis_index("head"), lax.axis_index("batch")
-        start, left, whole, end = query_blocks(plan, first)
+        start, left, whole, end = query_blocks(plan, lines, first)
         steps = end - start
         shape = (GROUP, lines)
         spread = parts.spread_over(shape, 1)
@@ -138,19 +161,27 @@ def of_keys(
             plgpu.barrier_wait(ready)
 
             def step(j: Any, gradients: Any, done: Any, hides: bool) -> Any:
-                slot = parts.slot_of(done + j - start)
+                slot = parts.slot_of(done + j - start, stages)
                 q_tile, d_tile = scratch["q"].at[slot], scratch["d"].at[slot]
                 plgpu.barrier_wait(scratch["filled"].at[slot])
-                scores, d_weights = parts.products(plan, [(k_tile, q_tile), (v_tile, d_tile)])
+                factors = [(k_tile, q_tile), (v_tile, d_tile)]
+                scores, *d_weights = parts.products(plan, factors if of_k else factors[:1])
                 scores = scores * plan.scale
                 loaded = tuple(parts.loaded(plan, scratch["rows"].at[slot, i], 0) for i in range(len(arrays)))
-                weights = rule.weight(scores, loaded[: len(rows)], spread)
-                d_scores = rule.back(scores, d_weights, loaded[: len(rows)], _last(loaded, delta), spread)
-                if hides:
-                    keys = parts.indices(plan, shape, 0) + here
-                    seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
-                    weights, d_scores = jnp.where(seen, weights, 0.0), jnp.where(seen, d_scores, 0.0)
-                pairs = [(d_scores.astype(plan.dtype), q_tile), (weights.astype(plan.dtype), d_tile)]
+                keys = parts.indices(plan, shape, 0) + here if hides else None
+
+                def narrow(x: Array) -> Array:
+                    if keys is not None:
+                        seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
+                        x = jnp.where(seen, x, 0.0)
+                    return x.astype(plan.dtype)
+
+                pairs = []
+                if of_k:
+                    d_scores = rule.back(scores, d_weights[0], loaded[: len(rows)], _last(loaded, delta), spread)
+                    pairs.append((narrow(d_scores), q_tile))
+                if of_v:
+                    pairs.append((narrow(rule.weight(scores, loaded[: len(rows)], spread)), d_tile))
                 gradients = parts.added(plan, gradients, pairs)
                 plgpu.barrier_arrive(scratch["free"].at[slot])
                 return gradients
@@ -162,13 +193,16 @@ def of_keys(
                 return parts.loop(whole, end, partial(step, done=done, hides=True), gradients)
 
             zero = parts.laid(plan, jnp.zeros((GROUP, width), jnp.float32))
-            gradients = zero, zero
+            gradients = (zero,) * (of_k + of_v)
             if plan.group == 1:
                 gradients = of_head(np.int32(0), gradients)
             else:
                 gradients = parts.loop(0, plan.group, of_head, gradients)
-            dk, dv = gradients
-            parts.stored([(dk * plan.scale, k_tile, dk_ref.at[mine]), (dv, v_tile, dv_ref.at[mine])])
+            if of_k:
+                gradients = (gradients[0] * plan.scale, *gradients[1:])
+            # By way of tiles that have been read for the last time.
+            tiles = (k_tile, v_tile)[: len(gradients)]
+            parts.stored([(x, y, z.at[mine]) for x, y, z in zip(gradients, tiles, out_refs, strict=True)])
 
         def copy() -> None:
             def fetch(step: Any, slot: Any) -> None:
@@ -180,36 +214,37 @@ def of_keys(
                 for i, ref in enumerate(row_refs):
                     plgpu.copy_gmem_to_smem(ref.at[batch, head, there], scratch["rows"].at[slot, i], filled)
 
-            parts.copied_ahead(steps * plan.group, plan.group * plan.query_rows // lines, fetch, [scratch["free"]])
+            parts.copied_ahead(
+                steps * plan.group, plan.group * plan.query_rows // lines, stages, fetch, [scratch["free"]]
+            )
 
         parts.split_roles(multiply, copy)
 
     scratch = {
         "k": parts.tile_memory(plan, MULTIPLIERS, GROUP, width),
         "v": parts.tile_memory(plan, MULTIPLIERS, GROUP, width),
-        "q": parts.tile_memory(plan, STAGES, lines, width),
-        "d": parts.tile_memory(plan, STAGES, lines, width),
+        "q": parts.tile_memory(plan, stages, lines, width),
+        "d": parts.tile_memory(plan, stages, lines, width),
         "ready": plgpu.Barrier(num_arrivals=2, num_barriers=MULTIPLIERS),
-        "filled": plgpu.Barrier(num_arrivals=2 + len(arrays), num_barriers=STAGES),
-        "free": plgpu.Barrier(num_arrivals=MULTIPLIERS, num_barriers=STAGES),
+        "filled": plgpu.Barrier(num_arrivals=2 + len(arrays), num_barriers=stages),
+        "free": plgpu.Barrier(num_arrivals=MULTIPLIERS, num_barriers=stages),
     }
     if arrays:
-        scratch["rows"] = plgpu.SMEM((STAGES, len(arrays), lines), jnp.float32)
-    outs = [jax.ShapeDtypeStruct(x.shape, q.dtype) for x in (k, v)]
+        scratch["rows"] = plgpu.SMEM((stages, len(arrays), lines), jnp.float32)
+    outs = [jax.ShapeDtypeStruct(k.shape, q.dtype)] * (of_k + of_v)
     grid = (plan.key_rows // ROWS, plan.key_heads, plan.batch)
-    dk, dv = parts.kernel(plan, body, outs, scratch, grid)(q, k, v, d_out, *arrays)
-    return dk, dv
+    return list(parts.kernel(plan, body, outs, scratch, grid)(q, k, v, d_out, *arrays))
 
 
 def received(plan: Plan, weight: Weight, q: Array, k: Array, rows: Rows) -> Array:
     """Sum over the queries of the weights on each key, float32 [B, N, S]; arguments as in `sweep`."""
-    lines, width = plan.lines, plan.width
+    lines, width = plan.received_lines, plan.width
 
     def body(*refs: Ref, **scratch: Ref) -> None:
         q_ref, k_ref, *row_refs, out_ref = refs
         first = lax.axis_index("tile") * ROWS
         head, batch = lax.axis_index("head"), lax.axis_index("batch")
-        start, left, whole, end = query_blocks(plan, first)
+        start, left, whole, end = query_blocks(plan, lines, first)
         shape = (GROUP, lines)
         spread = parts.spread_over(shape, 1)
 
@@ -220,8 +255,9 @@ def received(plan: Plan, weight: Weight, q: Array, k: Array, rows: Rows) -> Arra
             plgpu.copy_gmem_to_smem(k_ref.at[batch, pl.ds(here, GROUP), key_head], k_tile, ready)
             plgpu.barrier_wait(ready)
 
-            def step(j: Any, total: Array, hides: bool) -> Array:
-                slot = parts.slot_of(j - start)
+            # Summed over the lines at the end alone: every sum of a row takes an exchange between threads.
+            def step(j: Any, totals: Array, hides: bool) -> Array:
+                slot = parts.slot_of(j - start, STAGES)
                 plgpu.barrier_wait(scratch["filled"].at[slot])
                 (scores,) = parts.products(plan, [(k_tile, scratch["q"].at[slot])])
                 scores = scores * plan.scale
@@ -232,13 +268,15 @@ def received(plan: Plan, weight: Weight, q: Array, k: Array, rows: Rows) -> Arra
                     queries = parts.indices(plan, shape, 1) + j * lines
                     seen = parts.visible(plan, queries, parts.indices(plan, shape, 0) + here)
                     weights = jnp.where(seen, jnp.where(queries < plan.queries, weights, 0.0), 0.0)
-                return total + jnp.sum(weights, axis=1)
+                return totals + weights
 
-            total = parts.laid(plan, jnp.zeros((GROUP,), jnp.float32), 1)
-            total = parts.loop(start, left, partial(step, hides=True), total)
-            total = parts.loop(left, whole, partial(step, hides=False), total)
-            total = parts.loop(whole, end, partial(step, hides=True), total)
-            parts.stored([(total, scratch["total"].at[group], out_ref.at[batch, head, pl.ds(here, GROUP)])])
+            totals = parts.laid(plan, jnp.zeros(shape, jnp.float32))
+            totals = parts.loop(start, left, partial(step, hides=True), totals)
+            totals = parts.loop(left, whole, partial(step, hides=False), totals)
+            totals = parts.loop(whole, end, partial(step, hides=True), totals)
+            parts.stored(
+                [(jnp.sum(totals, axis=1), scratch["total"].at[group], out_ref.at[batch, head, pl.ds(here, GROUP)])]
+            )
 
         def copy() -> None:
             def fetch(step: Any, slot: Any) -> None:
@@ -247,7 +285,7 @@ def received(plan: Plan, weight: Weight, q: Array, k: Array, rows: Rows) -> Arra
                 for i, ref in enumerate(row_refs):
                     plgpu.copy_gmem_to_smem(ref.at[batch, head, there], scratch["rows"].at[slot, i], filled)
 
-            parts.copied_ahead(end - start, plan.query_rows // lines, fetch, [scratch["free"]])
+            parts.copied_ahead(end - start, plan.query_rows // lines, STAGES, fetch, [scratch["free"]])
 
         parts.split_roles(multiply, copy)
 

@@ -19,16 +19,14 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxsink.attention.mosaic_plan import MULTIPLIERS, Plan
 
-# Blocks in shared memory at a time.
-STAGES = 2
 # Of a thread; together they are those of a multiprocessor.
 _REGISTERS, _REGISTERS_OF_COPIES = 232, 40
 Ref = Any
 
 
-def slot_of(step: Any) -> Any:
+def slot_of(step: Any, stages: int) -> Any:
     """The slot of shared memory for a step."""
-    return lax.rem(step, np.int32(STAGES))
+    return lax.rem(step, np.int32(stages))
 
 
 def loop(start: Any, end: Any, step: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -144,25 +142,25 @@ def split_roles(multiply: Callable[[Array], None], copy: Callable[[], None]) -> 
         copy()
 
 
-def copied_ahead(steps: Any, most: int, fetch: Callable[[Any, Any], None], free: list[Ref]) -> None:
-    """Fetch every step, of which there are at most `most`, into one of `STAGES` slots as soon as it is free."""
-    for step in range(min(STAGES, most)):
+def copied_ahead(steps: Any, most: int, stages: int, fetch: Callable[[Any, Any], None], free: list[Ref]) -> None:
+    """Fetch every step, of which there are at most `most`, into one of as many slots as `stages` once it is free."""
+    for step in range(min(stages, most)):
         if isinstance(steps, int):
             fetch(np.int32(step), step)
         else:
             pl.when(step < steps)(partial(fetch, np.int32(step), step))
 
     def follow(step: Any, _: None, fetches: bool) -> None:
-        slot = slot_of(step)
+        slot = slot_of(step, stages)
         for barrier in free:
             plgpu.barrier_wait(barrier.at[slot])
         if fetches:
             fetch(step, slot)
 
-    ahead = max(steps, STAGES) if isinstance(steps, int) else jnp.maximum(steps, STAGES)
-    if most > STAGES:
-        loop(STAGES, ahead, partial(follow, fetches=True), None)
-    loop(ahead, steps + STAGES, partial(follow, fetches=False), None)
+    ahead = max(steps, stages) if isinstance(steps, int) else jnp.maximum(steps, stages)
+    if most > stages:
+        loop(stages, ahead, partial(follow, fetches=True), None)
+    loop(ahead, steps + stages, partial(follow, fetches=False), None)
 
 
 def stored(pairs: list[tuple[Array, Ref, Ref]]) -> None:

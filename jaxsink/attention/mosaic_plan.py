@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+# Blocks in shared memory at a time in a sweep for anything but gradients.
+STAGES = 2
 # Rows of one warpgroup, which is what its matrix instruction has, and of a thread block.
 GROUP = 64
 MULTIPLIERS = 2
@@ -58,15 +60,32 @@ class Plan:
         """Query heads of a key head."""
         return self.query_heads // self.key_heads
 
+    # Blocks are what the shared memory of a multiprocessor (227 KiB) holds beside the rows that they meet. A matrix
+    # unit takes 64 rows or more of them.
     @property
     def columns(self) -> int:
         """Keys of one step of a sweep over keys."""
-        return 128
+        return 128 if self.width <= 128 else 64
 
     @property
-    def lines(self) -> int:
-        """Queries of one step of a sweep over queries."""
+    def gradient_columns(self) -> int:
+        """Keys of one step of a sweep over keys for the gradient of q."""
+        return 128 if self.width <= 128 else 64
+
+    @property
+    def gradient_lines(self) -> int:
+        """Queries of one step of a sweep over queries for the gradients of k and v."""
         return 64
+
+    @property
+    def gradient_stages(self) -> int:
+        """Blocks in shared memory at a time in a sweep for gradients."""
+        return 2 if self.width <= 128 else 1
+
+    @property
+    def received_lines(self) -> int:
+        """Queries of one step of a sweep over queries for what keys receive."""
+        return 128
 
 
 def padded(length: int) -> int:
@@ -74,16 +93,16 @@ def padded(length: int) -> int:
     return -(-length // ROWS) * ROWS
 
 
-def key_blocks(plan: Plan, first: Any, exact: bool) -> tuple[Any, Any, Any, Any]:
+def key_blocks(plan: Plan, size: int, first: Any, exact: bool) -> tuple[Any, Any, Any, Any]:
     """Blocks of keys for `ROWS` queries from `first` on.
 
     Args:
-        first: int32. exact: whether padded keys, whose values are 0, must be hidden.
+        size: keys of a block. first: int32. exact: whether padded keys, whose values are 0, must be hidden.
 
     Returns:
         Where they begin, where those begin and end that every query sees whole, and where they end.
     """
-    size, end = plan.columns, plan.key_rows // plan.columns
+    end = plan.key_rows // size
     real = plan.keys // size if exact else end
     if not plan.causal:
         return 0, 0, real, end
@@ -98,9 +117,9 @@ def key_blocks(plan: Plan, first: Any, exact: bool) -> tuple[Any, Any, Any, Any]
     return begin, left, jnp.maximum(whole, left), last
 
 
-def query_blocks(plan: Plan, first: Any) -> tuple[Any, Any, Any, Any]:
+def query_blocks(plan: Plan, size: int, first: Any) -> tuple[Any, Any, Any, Any]:
     """Blocks of queries for `ROWS` keys from `first` on, as in `key_blocks`; one with padded queries is not whole."""
-    size, end = plan.lines, plan.query_rows // plan.lines
+    end = plan.query_rows // size
     if not plan.causal:
         return 0, 0, plan.queries // size, end
     here = first - plan.offset

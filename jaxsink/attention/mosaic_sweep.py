@@ -12,8 +12,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxsink.attention import mosaic_parts as parts
-from jaxsink.attention.mosaic_parts import STAGES, Ref
-from jaxsink.attention.mosaic_plan import GROUP, MULTIPLIERS, ROWS, Plan, key_blocks, quotient
+from jaxsink.attention.mosaic_parts import Ref
+from jaxsink.attention.mosaic_plan import GROUP, MULTIPLIERS, ROWS, STAGES, Plan, key_blocks, quotient
 from jaxsink.attention.mosaic_rules import LOG2_E, Rows, Sums, Weight
 
 
@@ -50,7 +50,7 @@ def sweep(
         # The longest rows first: what is left at the end then is short.
         tile = tiles - 1 - lax.axis_index("tile")
         first = tile * ROWS
-        begin, left, whole, end = key_blocks(plan, first, exact=sums is not None)
+        begin, left, whole, end = key_blocks(plan, columns, first, exact=sums is not None)
 
         def take_turns() -> None:
             if v is not None:
@@ -71,7 +71,7 @@ def sweep(
 
             def step(j: Any, carry: Any, hides: bool) -> Any:
                 out, top, total = carry
-                slot = parts.slot_of(j - begin)
+                slot = parts.slot_of(j - begin, STAGES)
                 plgpu.barrier_wait(scratch["k_ready"].at[slot])
 
                 (scores,) = parts.products(plan, [(q_tile, scratch["k"].at[slot])], take_turns)
@@ -147,7 +147,7 @@ def sweep(
                     plgpu.copy_gmem_to_smem(v_ref.at[there], scratch["v"].at[slot], scratch["v_ready"].at[slot])
 
             free = [scratch[name] for name in ("k_free", "v_free") if name in scratch]
-            parts.copied_ahead(end - begin, plan.key_rows // columns, fetch, free)
+            parts.copied_ahead(end - begin, plan.key_rows // columns, STAGES, fetch, free)
 
         parts.split_roles(multiply, copy)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import beside
@@ -40,9 +41,11 @@ CLOSE = 0.01
 B, N, K, H = 1, 2, 1, 16
 
 
-def arrays(queries: int, keys: int, heads: int = N, dtype: str = "bfloat16") -> tuple[Array, Array, Array]:
+def arrays(
+    queries: int, keys: int, heads: int = N, dtype: str = "bfloat16", size: int = H
+) -> tuple[Array, Array, Array]:
     rng = np.random.default_rng(0)
-    shapes = (B, queries, heads, H), (B, keys, K, H), (B, keys, K, H)
+    shapes = (B, queries, heads, size), (B, keys, K, size), (B, keys, K, size)
     q, k, v = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
     return q, k, v
 
@@ -174,14 +177,14 @@ def seen_by(plan: Plan) -> np.ndarray:
 @pytest.mark.parametrize("plan", list(plans()), ids=str)
 def test_blocks_leave_out_no_pair_and_hide_where_they_must(plan: Plan) -> None:
     seen = seen_by(plan)
-    for first in range(0, plan.query_rows, ROWS):
-        begin, left, whole, end = (int(x) * plan.columns for x in key_blocks(plan, np.int32(first), exact=True))
+    for first, size in product(range(0, plan.query_rows, ROWS), (64, 128)):
+        begin, left, whole, end = (int(x) * size for x in key_blocks(plan, size, np.int32(first), exact=True))
         rows = seen[first : min(first + ROWS, plan.queries)]
         assert 0 <= begin <= left <= end <= plan.key_rows
         assert rows[:, :begin].sum() + rows[:, end:].sum() == 0
         assert whole <= left or rows[:, left:whole].all()
-    for first in range(0, plan.key_rows, ROWS):
-        begin, left, whole, end = (int(x) * plan.lines for x in query_blocks(plan, np.int32(first)))
+    for first, size in product(range(0, plan.key_rows, ROWS), (64, 128)):
+        begin, left, whole, end = (int(x) * size for x in query_blocks(plan, size, np.int32(first)))
         columns = seen[:, first : min(first + ROWS, plan.keys)]
         assert 0 <= begin <= left <= end <= plan.query_rows
         assert begin < end
@@ -194,7 +197,7 @@ def test_blocks_are_few() -> None:
     square = next(plan for plan in plans() if plan.causal and not plan.window)
     long = replace(square, queries=16 * ROWS, keys=16 * ROWS)
     for plan, most in [(long, 136), (replace(long, window=ROWS), 31)]:
-        spans = [key_blocks(plan, np.int32(first), exact=True) for first in range(0, plan.query_rows, ROWS)]
+        spans = [key_blocks(plan, ROWS, np.int32(first), exact=True) for first in range(0, plan.query_rows, ROWS)]
         assert sum(int(end) - int(begin) for begin, _, _, end in spans) == most
         assert sum(int(whole) - int(left) for _, left, whole, _ in spans) == (120 if plan is long else 0)
 
@@ -212,20 +215,25 @@ def test_outputs_are_those_of_reference() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "mask", "queries", "keys", "heads", "dtype"),
+    ("name", "mask", "queries", "keys", "heads", "dtype", "size"),
     [
-        ("softpick", Causal(), 100, 120, 1, "bfloat16"),
-        ("relu", Causal(), 130, 200, 2, "bfloat16"),
-        ("p-normalised", Causal(), 150, 140, 2, "float16"),
-        ("elastic", Causal() & Window(70), 140, 140, 2, "bfloat16"),
-        ("normalised-sigmoid", None, 70, 150, 2, "bfloat16"),
+        ("softpick", Causal(), 100, 120, 1, "bfloat16", 16),
+        ("relu", Causal(), 130, 200, 2, "bfloat16", 16),
+        ("p-normalised", Causal(), 150, 140, 2, "float16", 16),
+        ("elastic", Causal() & Window(70), 140, 140, 2, "bfloat16", 16),
+        ("normalised-sigmoid", None, 70, 150, 2, "bfloat16", 16),
+        # Heads of more than 64 and of more than 128 have other blocks.
+        ("softpick", Causal() & Window(70), 140, 140, 2, "bfloat16", 128),
+        ("sigmoid", Causal(), 150, 300, 2, "bfloat16", 250),
+        ("clipped", Causal() & Window(70), 140, 140, 2, "float16", 256),
+        ("softpick", None, 140, 270, 2, "bfloat16", 256),
     ],
 )
 def test_outputs_and_gradients_are_those_of_reference(
-    name: str, mask: Mask | None, queries: int, keys: int, heads: int, dtype: str
+    name: str, mask: Mask | None, queries: int, keys: int, heads: int, dtype: str, size: int
 ) -> None:
     variant = RULED[name]()
-    q, k, v = arrays(queries, keys, heads, dtype)
+    q, k, v = arrays(queries, keys, heads, dtype, size)
     params = params_of(variant, heads)
     d_out = jnp.asarray(np.random.default_rng(1).standard_normal(q.shape), jnp.float32)
 
@@ -241,9 +249,10 @@ def test_outputs_and_gradients_are_those_of_reference(
 
 
 @pytest.mark.slow
-def test_what_keys_receive_is_that_of_reference_with_its_derivative() -> None:
+@pytest.mark.parametrize("size", [16, 256])
+def test_what_keys_receive_is_that_of_reference_with_its_derivative(size: int) -> None:
     variant, mask, queries = RULED["softpick"](), Causal(), 200
-    q, k, v = arrays(queries, queries, 1)
+    q, k, v = arrays(queries, queries, 1, size=size)
     of_keys = jnp.asarray(np.random.default_rng(2).standard_normal((B, 1, queries)), jnp.float32)
 
     def scalar(backend: str, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -267,17 +276,19 @@ def test_what_keys_receive_is_that_of_reference_with_its_derivative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mask", "dtype", "kernels"),
+    ("name", "mask", "dtype", "size", "kernels"),
     [
         # One for the output, two for gradients, one for what keys receive.
-        ("softpick", Causal(), "bfloat16", 4),
-        ("relu", None, "float16", 4),
+        ("softpick", Causal(), "bfloat16", 16, 4),
+        ("relu", None, "float16", 16, 4),
         # And one for the sums, one for what they pass on, one for what is learned.
-        ("elastic", Causal() & Window(70), "bfloat16", 7),
+        ("elastic", Causal() & Window(70), "bfloat16", 16, 7),
+        # And one more for gradients.
+        ("softpick", Causal(), "bfloat16", 256, 5),
     ],
 )
 def test_the_kernels_are_lowered_for_a_gpu(
-    name: str, mask: Mask | None, dtype: str, kernels: int, monkeypatch: pytest.MonkeyPatch
+    name: str, mask: Mask | None, dtype: str, size: int, kernels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_of = mosaic._plan
     monkeypatch.setattr(mosaic, "_plan", lambda call: replace(plan_of(call), interpreted=False))
@@ -288,7 +299,7 @@ def test_the_kernels_are_lowered_for_a_gpu(
         return jnp.sum(out.astype(jnp.float32)), aux.received
 
     traced = jax.jit(jax.value_and_grad(scalar, (0, 1, 2, 3), has_aux=True)).trace(
-        *arrays(300, 340, N, dtype), params_of(variant)
+        *arrays(300, 340, N, dtype, size), params_of(variant)
     )
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert len(re.findall(r"custom_call @mosaic_gpu\w*\(", text)) == kernels
@@ -308,7 +319,7 @@ def test_the_kernels_are_lowered_for_a_gpu(
         ({"scale": jnp.ones(())}, "scale must be a Python number"),
         ({"query_offset": 2}, "no query_offset"),
         ({"q": jnp.zeros((B, 4, N, H), jnp.float32)}, "must all be bfloat16"),
-        ({"v": jnp.zeros((B, 4, K, 136), jnp.bfloat16)}, "at most 128"),
+        ({"v": jnp.zeros((B, 4, K, 264), jnp.bfloat16)}, "at most 256"),
         ({"variant": CATALOGUE["threshold-rectified"](exponent=1.5)}, "exponent of ThresholdRectified"),
     ],
 )
