@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
 from jaxsink.attention import Composite
 from jaxsink.metrics import (
-    attention_to_key,
     peak_ratio,
     residual_norms,
     sink_logit_gap,
@@ -30,13 +30,8 @@ from jaxsink.models import Decoder
 from jaxsink.probing import read_out, stages
 from jaxsink.probing.capture import Params
 
-# Shortest passage: one whose interior position is not the first.
+# Shortest passage: one with several positions to compare the first with.
 SHORTEST = 8
-
-
-def interior(length: int) -> int:
-    """The 0-based position that the first one is compared with, seen by three quarters of the queries."""
-    return length // 4
 
 
 def follow(
@@ -52,9 +47,9 @@ def follow(
     Returns:
       Arrays over P checkpoints: "step" int [P]; "sink_mass" [P, D, B, L, N], the mean weight on the first position of
       the queries after it; "loss" [P, D], of the next token, in nats; and [P, L], means over passages and heads:
-      "attn_start", "attn_interior" (the weight on position `interior(T)` of the queries after it), "dlogit" (the logit
-      on the first position minus the mean over the others before the query), "value_ratio" (the value norm there over
-      the median of the others, before W_O), "resid_norm_start" and "resid_norm_other" (after the block), "peak_ratio".
+      "attn_start", "dlogit" (the logit on the first position minus the mean over the others before the query),
+      "value_ratio" (the value norm there over the median of the others, before W_O), "resid_norm_start" and
+      "resid_norm_other" (after the block), "peak_ratio".
       "baseline" is what even attention would give as "attn_start".
 
     Raises:
@@ -113,7 +108,6 @@ def at_checkpoint(model: Decoder, params: Params, tokens: jax.Array) -> dict[str
             {
                 "sink_mass": found["attn_on_first"],
                 "attn_start": found["attn_on_first"].mean(),
-                "attn_interior": found["pattern"].mean(),
                 "dlogit": found["attn_scores"].mean(),
                 "value_ratio": value_ratio(found["v"], later),
                 "resid_norm_start": norms[:, 0].mean(),
@@ -124,10 +118,10 @@ def at_checkpoint(model: Decoder, params: Params, tokens: jax.Array) -> dict[str
     by_layer: dict[str, jax.Array] = jax.tree.map(lambda *each: jnp.stack(each), *layers)
     masses = jnp.moveaxis(by_layer["sink_mass"], 0, 1)
     logits = read_out(model, params, stage.resid)[:, :-1]
-    right = jnp.take_along_axis(jax.nn.log_softmax(logits), flat[:, 1:, None], axis=-1)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, flat[:, 1:])
     return by_layer | {
         "sink_mass": masses.reshape(domains, count, *masses.shape[1:]),
-        "loss": -right.reshape(domains, -1).mean(-1),
+        "loss": losses.reshape(domains, -1).mean(-1),
         "baseline": uniform_baseline(later),
     }
 
@@ -137,21 +131,11 @@ def _after_first(on_first: jax.Array) -> jax.Array:
     return on_first[..., 1:].mean(-1)
 
 
-def _on_interior(pattern: jax.Array) -> jax.Array:
-    """[N] from [B, N, T, T]."""
-    key = interior(pattern.shape[-1])
-    return attention_to_key(pattern, _queries(pattern) > key, key)
-
-
 def _gap(scores: jax.Array) -> jax.Array:
     """[N] from [B, N, T, T]."""
-    return sink_logit_gap(scores, _queries(scores) > 0)
-
-
-def _queries(by_query: jax.Array) -> jax.Array:
-    """int [B, T], the number of each query."""
-    return jnp.broadcast_to(jnp.arange(by_query.shape[2]), (by_query.shape[0], by_query.shape[2]))
+    batch, _, queries, _ = scores.shape
+    return sink_logit_gap(scores, jnp.broadcast_to(jnp.arange(queries) > 0, (batch, queries)))
 
 
 # Functions of the module, since `stages` compiles anew for other ones.
-_REDUCERS = {"attn_on_first": _after_first, "pattern": _on_interior, "attn_scores": _gap, "v": value_norms}
+_REDUCERS = {"attn_on_first": _after_first, "attn_scores": _gap, "v": value_norms}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import NDArray
 
 from jaxsink.checkpoints import Loaded
@@ -100,9 +101,7 @@ def _loss(tokens: NDArray[np.int32], real: NDArray[np.bool_]) -> Callable[[jax.A
     target, counted = jnp.asarray(tokens[:, 1:]), jnp.asarray(real[:, 1:])
 
     def loss(logits: jax.Array) -> jax.Array:
-        before = logits[:, :-1]
-        right = jnp.take_along_axis(before, target[..., None], axis=-1)[..., 0]
-        each = jax.nn.logsumexp(before, axis=-1) - right
+        each = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], target)
         return jnp.sum(jnp.where(counted, each, 0.0)) / jnp.sum(counted).astype(each.dtype)
 
     return loss

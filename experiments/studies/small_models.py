@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.studies import bigram_backcopy
 from experiments.studies.product import PER_SECOND, Advance, Product
@@ -99,8 +100,7 @@ class Trainer:
         """Mean cross-entropy (nats) of what is to be predicted."""
         seen, wanted = exercise
         logits, _ = run(self.model, params, seen)
-        index = jnp.maximum(wanted, 0)[..., None]
-        losses = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(wanted, 0))
         weight = (wanted >= 0).astype(losses.dtype)
         # A batch in which nothing is hidden trains nothing, instead of dividing by zero.
         return (losses * weight).sum() / jnp.maximum(weight.sum(), 1.0)

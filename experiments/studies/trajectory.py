@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.studies.product import PER_SECOND, Advance, Product
 from experiments.texts import DOMAINS
@@ -109,8 +110,7 @@ class Trainer:
     def loss(self, params: Any, batch: jax.Array) -> jax.Array:
         """Mean cross-entropy (nats) of the next character."""
         logits, _ = run(self.model, params, batch[:, :-1])
-        right = jnp.take_along_axis(logits, batch[:, 1:, None], axis=-1)[..., 0]
-        return (jax.nn.logsumexp(logits, axis=-1) - right).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
 
     def run(self, seeds: Sequence[int], partial: Path, advance: Advance) -> list[Product]:
         """Train and follow the seeds. Nothing is kept of a killed one."""

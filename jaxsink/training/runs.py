@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxsink.models import Transformer, init
 from jaxsink.probing import Edits, run
@@ -40,8 +41,7 @@ def next_token_loss(
     """
     inputs, targets = batch[:, :-1], batch[:, 1:]
     logits, _ = run(model, params, inputs, edits=edits)
-    # The target's log-probability, without an array of all the others'.
-    losses = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if loss_on == "all":
         return losses.mean()
     weight = task.is_trigger(inputs).astype(losses.dtype)
