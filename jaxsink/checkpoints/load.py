@@ -42,8 +42,9 @@ class Loaded:
     Attributes:
       name: what it was asked for by. where: the file or folder that it came from.
       model, params: see `jaxsink.models`.
-      tokenizer: None where the checkpoint has none, or a GGUF file without a tokenizer.json describes one of another
-        kind than is rebuilt here.
+      tokenizer: None where the checkpoint has none, where it has no more than a list of words (vocab.txt of rxnfp-bert
+        and antiberty, beside the weights), or a GGUF file without a tokenizer.json describes one of another kind than
+        is rebuilt here.
     """
 
     name: str
@@ -115,8 +116,8 @@ def _hugging_face(path: Path, dtype: ActivationDtype, place: Place) -> Parts:
     if not description.is_file():
         raise CheckpointError(f"{folder} has no config.json, which says what {path.name} is: put it there.")
     config = read_json_object(description)
-    family = family_of(config)
     with open_safetensors(path) as source:
+        family = family_of(config, source.names())
         ours = replace(family.config(config, source.names()), dtype=dtype)
         params = family.import_params(source, ours, place=place)
     words = folder / "tokenizer.json"

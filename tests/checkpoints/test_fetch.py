@@ -125,6 +125,16 @@ def test_an_interrupted_fetch_leaves_nothing(tiny):
     assert fetch("tiny").exists()
 
 
+def test_weights_that_torch_pickled_need_torch_before_anything_is_downloaded(tiny, monkeypatch):
+    asset = tiny()
+    tiny(files=(replace(asset.files[0], becomes=replace(asset.files[0], member="model.safetensors")), asset.files[1]))
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setattr(subprocess, "Popen", None)
+    refused(lambda: fetch("tiny"), "'tiny'", "needs torch", "there is none here", "pip install 'jaxsink[parity]'")
+    refused(lambda: fetch("tiny", offline=True), "jaxsink fetch tiny")
+    assert kept(cache_folder()) == []
+
+
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXSINK_CACHE", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
@@ -145,9 +155,9 @@ def test_an_unknown_name_brings_the_nearest():
 def test_a_row_pins_everything(asset):
     assert asset == find_asset(asset.name)
     assert re.fullmatch(r"[\w.-]+==[\d.]+", asset.requirement)
-    hashes = [asset.sha256, *(file.sha256 for file in asset.files)]
+    hashes = [asset.sha256, *(file.sha256 for each in asset.files for file in (each, each.kept))]
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
-    names = [file.name for file in asset.files]
+    names = [file.kept.name for file in asset.files]
     assert len(set(names)) == len(names)
     assert all(names)
     assert asset.licence

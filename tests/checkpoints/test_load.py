@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxsink.checkpoints import CheckpointError, load
-from jaxsink.checkpoints.families import llama
-from jaxsink.models import Decoder, DecoderConfig, Encoder, init
+from jaxsink.checkpoints.families import bert, llama
+from jaxsink.models import Decoder, DecoderConfig, Encoder, EncoderConfig, init
 
 CONFIG = DecoderConfig(
     vocab_size=11, n_layers=2, n_heads=4, n_key_heads=2, head_size=4, d_model=8, d_mlp=12, max_length=32, tied=True
@@ -36,6 +36,21 @@ HUGGING_FACE = {
     "tie_word_embeddings": True,
     "hidden_act": "silu",
 }
+# As rxnfp's says it, and others of 2019: no architecture, no type.
+BERT = {
+    "vocab_size": 11,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "pruned_heads": {},
+    "torchscript": False,
+    "use_bfloat16": False,
+}
 
 
 @pytest.fixture
@@ -48,6 +63,30 @@ def folder(tmp_path: Path) -> Path:
 
 def leaves(params: Any) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(params)]
+
+
+def test_an_encoder_without_a_type_is_known_by_its_tensors(tmp_path: Path) -> None:
+    config = EncoderConfig(
+        vocab_size=11, n_layers=1, n_heads=2, d_model=8, d_mlp=12, max_length=32, pooler=True, mlm_head=True
+    )
+    params = init(Encoder(config), jax.random.key(0))
+    tensors = bert.export_tensors(params, config)
+    heads = {f"cls.{name}.weight": np.ones((2, 8), np.float32) for name in ("species", "chain", "graft")}
+    for given in (BERT, BERT | {"architectures": ["AntiBERTy"]}):
+        save_file(tensors | heads, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps(given))
+        loaded = load(tmp_path)
+        assert loaded.model == Encoder(config)
+        assert loaded.tokenizer is None
+        for found, expected in zip(leaves(loaded.params), leaves(params), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    (tmp_path / "config.json").write_text(json.dumps(BERT | {"pruned_heads": {"0": [1]}}))
+    with pytest.raises(CheckpointError, match="has pruned_heads = "):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(BERT))
+    save_file({name.removeprefix("bert."): tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="lacks the key 'model_type'"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "model.safetensors"])

@@ -62,14 +62,20 @@ class _Static:
         return self.variant is other.variant or (same_value and bool(self.variant == other.variant))
 
 
-@partial(jax.jit, static_argnums=0)
-def _attend(static: _Static, inputs: Inputs) -> jax.Array:
+def _output(static: _Static, inputs: Inputs) -> jax.Array:
     return attend(variant=static.variant, **inputs)
 
 
-@partial(jax.jit, static_argnums=0)
-def _evaluate(static: _Static, inputs: Inputs) -> dict[str, jax.Array]:
+def _everything(static: _Static, inputs: Inputs) -> dict[str, jax.Array]:
     return evaluate(static.variant, inputs)
+
+
+_attend, _evaluate = (jax.jit(of, static_argnums=0) for of in (_output, _everything))
+# As XLA compiles by default, whatever its flags say: what is compared to the last bit is what users run.
+_usual_attend, _usual_evaluate = (
+    jax.jit(of, static_argnums=0, compiler_options={"xla_backend_optimization_level": 3})
+    for of in (_output, _everything)
+)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -149,6 +155,11 @@ class Example:
         """
         inputs = self.inputs if bias is None else self.inputs | {"bias": self.inputs["bias"] + bias}
         return jax.tree.map(np.asarray, _evaluate(_Static(self.variant), inputs))
+
+    def observed(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Output [B, T, N, H] with everything of `Aux` beside it, and alone, compiled at XLA's usual level."""
+        static = _Static(self.variant)
+        return np.asarray(_usual_evaluate(static, self.inputs)["out"]), np.asarray(_usual_attend(static, self.inputs))
 
     def run_each(self, *others: Example) -> dict[str, NDArray[Any]]:
         """What `run` gives for this example and the others in one `vmap`, stacked along a first axis, compiled."""

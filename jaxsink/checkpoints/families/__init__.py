@@ -45,13 +45,13 @@ FAMILIES = (
 )
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of the architecture that a config.json names.
+def family_of(config: Mapping[str, Any], tensors: Collection[str] = ()) -> Family:
+    """The family of the architecture that a config.json names, or the names of the tensors where it does not.
 
     Raises:
       CheckpointError: there is none.
     """
-    kind = architecture(config)
+    kind = architecture(config, tensors)
     for family in FAMILIES:
         if kind in family.architectures:
             return family

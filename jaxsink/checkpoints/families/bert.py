@@ -13,7 +13,7 @@ from jaxsink.checkpoints.families.tables import Layout, Place, Row, import_tenso
 from jaxsink.checkpoints.source import CheckpointError, TensorSource
 from jaxsink.models import Encoder, EncoderConfig
 
-ARCHITECTURES = ("BertModel", "BertForMaskedLM", "BertForPreTraining", "bert")
+ARCHITECTURES = ("BertModel", "BertForMaskedLM", "BertForPreTraining", "AntiBERTy", "bert")
 _READ = frozenset(
     {
         "hidden_size", "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads",
@@ -24,8 +24,10 @@ _FIXED = {
     "add_cross_attention": (False,),
     "hidden_act": ("gelu",),
     "is_decoder": (False,),
+    "pruned_heads": ({},),
     "position_embedding_type": ("absolute",),
     "tie_word_embeddings": (True,),
+    "use_bfloat16": (False,),
 }
 # Settings of the pooler in the first published configurations, which no code reads.
 _IRRELEVANT = frozenset(
@@ -49,7 +51,7 @@ def encoder_config(config: Mapping[str, Any], names: Collection[str]) -> Encoder
       CheckpointError: a key is missing, unknown, or has a value that is not implemented.
       ValueError: the sizes do not fit together.
     """
-    kind = architecture(config)
+    kind = architecture(config, names)
     if kind not in ARCHITECTURES:
         raise CheckpointError(f"the architecture {kind!r} is none of {', '.join(ARCHITECTURES)}: load another model.")
     check_keys(config, read=_READ, fixed=_FIXED, irrelevant=_IRRELEVANT)
@@ -113,8 +115,11 @@ def hugging_face() -> Layout:
         ),
         canonical=_canonical,
         copies=((f"{head}.decoder.weight", "W_E"), (f"{head}.decoder.bias", "mlm/bias")),
-        # 0, 1, 2, ..., and the head that says whether one sentence follows another.
-        unused=(r"embeddings\.(position|token_type)_ids", r"cls\.seq_relationship\.(weight|bias)"),
+        # 0, 1, 2, ..., and heads on the pooled state: whether one sentence follows another, and AntiBERTy's.
+        unused=(
+            r"embeddings\.(position|token_type)_ids",
+            r"cls\.(seq_relationship|species|chain|graft)\.(weight|bias)",
+        ),
     )
 
 

@@ -15,7 +15,8 @@ IRRELEVANT = frozenset(
         "eos_token_id", "finetuning_task", "gradient_checkpointing", "hidden_dropout_prob", "id2label",
         "initializer_range", "label2id", "max_window_layers", "model_type", "output_attentions",
         "output_hidden_states", "output_past", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
-        "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+        "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version",
+        "use_cache",
     }
 )  # fmt: skip
 
@@ -63,12 +64,20 @@ def required(config: Mapping[str, Any], key: str) -> Any:
     return config[key]
 
 
-def architecture(config: Mapping[str, Any]) -> str:
+def architecture(config: Mapping[str, Any], tensors: Collection[str] = ()) -> str:
     """The name of the model's class, or the type of the model where no class is named.
+
+    Args:
+      config: of config.json.
+      tensors: their names; where the configuration says neither, as those of 2019 did, a model inside of another, such
+        as "bert." inside of one with a head, tells the type.
 
     Raises:
       CheckpointError: neither is there, or there are several classes.
     """
+    unnamed = not config.get("architectures") and config.get("model_type") is None
+    if unnamed and any(name.startswith("bert.") for name in tensors):
+        return "bert"
     names = config.get("architectures") or [required(config, "model_type")]
     if not isinstance(names, list | tuple) or len(names) != 1:
         raise CheckpointError(f"the configuration must name one architecture, but has {names!r}: leave one of them.")
