@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
 hugging_face = load(__file__, "hugging_face")
 V = 1000
 MASK = np.array([[1] * 12, [1] * 9 + [0] * 3])
