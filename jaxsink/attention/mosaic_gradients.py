@@ -35,7 +35,7 @@ def of_queries(
     Returns:
         [B, T, N, H] in the dtype of q.
     """
-    columns, stages, width = plan.gradient_columns, plan.gradient_stages, plan.width
+    columns, stages, width = plan.columns, plan.gradient_stages, plan.width
     tiles = plan.query_rows // ROWS
     arrays = rows if delta is None else (*rows, delta)
 
@@ -168,13 +168,13 @@ def _of_keys(
                 scores, *d_weights = parts.products(plan, factors if of_k else factors[:1])
                 scores = scores * plan.scale
                 loaded = tuple(parts.loaded(plan, scratch["rows"].at[slot, i], 0) for i in range(len(arrays)))
-                keys = parts.indices(plan, shape, 0) + here if hides else None
+                seen = None
+                if hides:
+                    keys = parts.indices(plan, shape, 0) + here
+                    seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
 
                 def narrow(x: Array) -> Array:
-                    if keys is not None:
-                        seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
-                        x = jnp.where(seen, x, 0.0)
-                    return x.astype(plan.dtype)
+                    return (x if seen is None else jnp.where(seen, x, 0.0)).astype(plan.dtype)
 
                 pairs = []
                 if of_k:

@@ -68,11 +68,6 @@ class Plan:
         return 128 if self.width <= 128 else 64
 
     @property
-    def gradient_columns(self) -> int:
-        """Keys of one step of a sweep over keys for the gradient of q."""
-        return 128 if self.width <= 128 else 64
-
-    @property
     def gradient_lines(self) -> int:
         """Queries of one step of a sweep over queries for the gradients of k and v."""
         return 64
