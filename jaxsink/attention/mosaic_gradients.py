@@ -168,13 +168,14 @@ def _of_keys(
                 scores, *d_weights = parts.products(plan, factors if of_k else factors[:1])
                 scores = scores * plan.scale
                 loaded = tuple(parts.loaded(plan, scratch["rows"].at[slot, i], 0) for i in range(len(arrays)))
-                seen = None
-                if hides:
-                    keys = parts.indices(plan, shape, 0) + here
-                    seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
+                keys = parts.indices(plan, shape, 0) + here if hides else None
 
                 def narrow(x: Array) -> Array:
-                    return (x if seen is None else jnp.where(seen, x, 0.0)).astype(plan.dtype)
+                    # Made anew for each of the two gradients: kept, it would take registers, which are scarce here.
+                    if keys is not None:
+                        seen = parts.visible(plan, parts.indices(plan, shape, 1) + j * lines, keys)
+                        x = jnp.where(seen, x, 0.0)
+                    return x.astype(plan.dtype)
 
                 pairs = []
                 if of_k:
