@@ -223,8 +223,8 @@ SECTIONS: Mapping[str, Mapping[str, Shown]] = MappingProxyType(
                 "A small language model over training",
                 "Attention to the first position, Dlogit, value and residual norm there over training steps, beside "
                 "those of Bigram-Backcopy, and each head's weight on the first position in either domain at the end.",
-                ("language", "language_bare", "softmax", "deep_adam"),
-                beside=("softmax", "deep_adam"),
+                ("language", "language_bare", "softmax", "three_blocks"),
+                beside=("softmax", "three_blocks"),
             ),
         },
     }

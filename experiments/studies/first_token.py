@@ -20,7 +20,7 @@ from theory.checkpoint import FirstToken
 
 NAME = "first_token"
 VERSION = 1
-SIDE_BY_SIDE = False
+SIDE_BY_SIDE = True
 # From the name of a part to the site of what it adds to the residual stream.
 PARTS = {"attention": "attn_out", "mlp": "mlp_out"}
 _CAPTURE = {"resid_post": residual_norms}

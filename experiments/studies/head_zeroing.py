@@ -19,7 +19,7 @@ from theory.heads import HeadZeroing
 
 NAME = "head_zeroing"
 VERSION = 1
-SIDE_BY_SIDE = False
+SIDE_BY_SIDE = True
 
 
 def label(spec: HeadZeroing) -> str:

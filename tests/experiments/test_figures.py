@@ -74,7 +74,7 @@ def small_models(arms: tuple[str, ...]) -> dict[str, list[Any]]:
 
 def followed() -> dict[str, list[Any]]:
     """A language model followed over training, beside a run on Bigram-Backcopy."""
-    return {"language": [made_up.followed(seed) for seed in (0, 1)], "deep_adam": made_up.arms(3, seeds=2)["adam"]}
+    return {"language": [made_up.followed(seed) for seed in (0, 1)], "three_blocks": made_up.arms(3, seeds=2)["adam"]}
 
 
 def by_domain() -> dict[str, list[Any]]:

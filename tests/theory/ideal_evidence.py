@@ -33,7 +33,14 @@ _NORM = np.array([4.0, 0.4, 4.2, 3.8, 4.0])
 _ON_START, _NOWHERE = np.roll(_SHARE, 3), np.full(5, 0.2)
 
 # How many times the norm at `<s>` grows, by structure.
-_PEAK = {"deep_adam": 20, "two_blocks_mlp": 16, "two_blocks": 4, "mlp_block_mlp": 3.5, "attention_block_mlp": 1}
+_PEAK = {
+    "deep_adam": 20,
+    "three_blocks": 20,
+    "two_blocks_mlp": 16,
+    "two_blocks": 4,
+    "mlp_block_mlp": 3.5,
+    "attention_block_mlp": 1,
+}
 
 
 class IdealRun(NamedTuple):
@@ -70,8 +77,8 @@ def ideal(arm: str, spec: TrainConfig, seed: int) -> IdealRun:
 
     Args:
       arm: its name in the claims: softmax, relu, triggers_only, without_start, markov, half_copied,
-        attention_uniform, value_frozen, norm_held_<when>, free, equal_<what>, deep_adam, deep_relu, deep_sgd
-        or deep_sgd_<rate>.
+        attention_uniform, value_frozen, norm_held_<when>, free, equal_<what>, deep_adam, three_blocks, deep_relu,
+        deep_sgd or deep_sgd_<rate>.
       spec: how long and deep it is. seed: of the small noise on every number.
     """
     step = np.array(log_points(spec.steps, spec.chunk_steps), np.float64)

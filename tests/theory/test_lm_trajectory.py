@@ -123,9 +123,9 @@ def test_a_claim_of_which_a_measure_is_false_is_refuted(
 @pytest.mark.parametrize(
     ("claim", "name", "arm"),
     [
-        (LM7, "attn_start", "deep_adam"),
+        (LM7, "attn_start", "three_blocks"),
         (LM7B, "value_ratio", "free"),
-        (LM7B, "peak_ratio", "deep_adam"),
+        (LM7B, "peak_ratio", "three_blocks"),
     ],
 )
 def test_without_a_sink_drain_or_peak_on_backcopy_nothing_is_said(claim: Claim, name: str, arm: str) -> None:
@@ -136,7 +136,7 @@ def test_without_a_sink_drain_or_peak_on_backcopy_nothing_is_said(claim: Claim, 
 
 
 def test_a_gap_that_falls_on_backcopy_breaks_the_check() -> None:
-    assert judged(LM7, curved("dlogit", 1, lambda x: -x), "deep_adam").status == "check broken"
+    assert judged(LM7, curved("dlogit", 1, lambda x: -x), "three_blocks").status == "check broken"
 
 
 def test_labels_that_say_nothing_or_a_model_that_differs_from_the_start_break_the_check() -> None:

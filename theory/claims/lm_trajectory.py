@@ -40,17 +40,18 @@ LANGUAGE: dict[Tier, SmallLanguage] = {
     ),
 }
 BARE: dict[Tier, SmallLanguage] = {tier: replace(spec, start=False) for tier, spec in LANGUAGE.items()}
-# Controls have the quick size in both tiers: what they show is that the measures can hold.
+# Controls have the quick size in both tiers: what they show is that the measures can hold. With 8 sequences a step, as
+# in the run of three blocks that other claims share, the peaks of seeds 0 to 2 differ too much to show it.
+_THREE_BLOCKS = replace(arms.DEEP_ADAM["quick"], batch=16, probe_batch=256)
 _EVIDENCE: dict[Tier, dict[str, Spec]] = {
-    tier: {"language": LANGUAGE[tier], "language_bare": BARE[tier], "deep_adam": arms.DEEP_ADAM["quick"]}
-    for tier in TIERS
+    tier: {"language": LANGUAGE[tier], "language_bare": BARE[tier], "three_blocks": _THREE_BLOCKS} for tier in TIERS
 }
 _LANGUAGES = ("language", "language_bare")
 _WORDS = {
     "language": "text behind <s>",
     "language_bare": "text without <s>",
     "free": "Bigram-Backcopy, one block",
-    "deep_adam": "Bigram-Backcopy, three blocks",
+    "three_blocks": "Bigram-Backcopy, three blocks",
 }
 
 INF = math.inf
@@ -127,7 +128,7 @@ LM7 = Claim(
     expected={"quick": "refuted", "paper": "supported"},
     control=Control(
         "three blocks on Bigram-Backcopy, where the same measures must hold",
-        measures=dict.fromkeys(TIERS, (_rises("deep_adam"), _gap_grows("deep_adam"))),
+        measures=dict.fromkeys(TIERS, (_rises("three_blocks"), _gap_grows("three_blocks"))),
         expected="supported",
     ),
     figure="trajectory",
@@ -152,7 +153,7 @@ LM7B = Claim(
     expected={"quick": "refuted", "paper": "supported"},
     control=Control(
         "Bigram-Backcopy, where the same measures must hold: one block for the drain, three for the peak",
-        measures=dict.fromkeys(TIERS, (_drain("free"), _peak("deep_adam"), _grows_linearly("deep_adam"))),
+        measures=dict.fromkeys(TIERS, (_drain("free"), _peak("three_blocks"), _grows_linearly("three_blocks"))),
         expected="supported",
     ),
     figure="trajectory",

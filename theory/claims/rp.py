@@ -52,7 +52,7 @@ RP1 = Claim(
     kind="training",
     evidence=arms.by_tier(deep_adam=arms.DEEP_ADAM),
     measures={"quick": _linear_growth(2.0), "paper": _linear_growth(3.0)},
-    expected={"quick": "supported", "paper": "supported"},
+    expected={"quick": "inconclusive", "paper": "supported"},
     control=Control(
         "the most frequent character in place of <s>: a general growth of norms is no peak",
         measures={
