@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -208,9 +208,8 @@ def _repeated(value: Any, batch: int, times: int) -> Any:
     return jnp.tile(value, (times, 1)) if jnp.ndim(value) == 2 and jnp.shape(value)[0] == batch else value
 
 
-@lru_cache
 def _sites_of_one(model: DeepModel, batch: int, length: int) -> Mapping[str, Site]:
-    """The sites of the model cut down to one block. Tracing it takes longer than a small pass, so it is done once."""
+    """The sites of the model cut down to one block, which are the same in all."""
     kind: Any = type(model)
     return sites(kind(replace(model.config, n_layers=1)), batch, length)
 

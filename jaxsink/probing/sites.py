@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +87,13 @@ def sites(model: Model, batch: int = 1, length: int | None = None) -> dict[str, 
     Returns:
       A dict from site name ("blocks.0.attn_out") to `Site`.
     """
-    tokens = jax.ShapeDtypeStruct((batch, length or model.max_length), jnp.int32)
+    return dict(_traced(model, batch, length or model.max_length, jnp.result_type(float)))
+
+
+@lru_cache
+def _traced(model: Model, batch: int, length: int, floats: jnp.dtype) -> Mapping[str, Site]:
+    """The sites where a float is of the type `floats`. Tracing thirty blocks takes seconds, so it is done once."""
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     _, state = jax.eval_shape(lambda p, t: model.apply({"params": p}, t, mutable=[CAPTURES]), params, tokens)
     leaves, _ = jax.tree_util.tree_flatten_with_path(state[CAPTURES])

@@ -28,6 +28,15 @@ def test_the_table_of_sites():
     assert "blocks.0.q" not in sites(Transformer(7, 6, TransformerConfig(d_model=8, layers_without_attention=(0,))))
 
 
+def test_the_table_is_that_of_the_present_precision_and_the_callers_own():
+    double = Transformer(7, 6, TransformerConfig(n_heads=2, d_model=8, dtype="float64"))
+    with pytest.warns(UserWarning, match="float64"):  # JAX's own
+        sites(double).clear()
+    assert sites(double)["logits"].dtype == "float32"
+    with jax.enable_x64(True):
+        assert sites(double)["logits"].dtype == "float64"
+
+
 def test_every_site_can_be_captured_without_moving_the_logits(params):
     table = sites(MODEL, batch=2)
     plain = MODEL.apply({"params": params}, TOKENS)
