@@ -31,9 +31,7 @@ INF = math.inf
 # RoPE, because texts are to be longer than those of training. At the rate of the other quick runs of three layers the
 # sink takes three times as many steps.
 _RUNS: Mapping[Tier, TrainConfig] = {
-    "quick": replace(
-        arms.DEEP_ADAM["quick"], optimiser=AdamW(rate=1e-2), batch=16, steps=1000, chunk_steps=100, probe_batch=256
-    ),
+    "quick": replace(arms.THREE_BLOCKS, optimiser=AdamW(rate=1e-2), steps=1000, chunk_steps=100),
     "paper": replace(arms.DEEP_ADAM["paper"], batch=128, chunk_steps=100),
 }
 _TARGETS: Mapping[Tier, float] = {"quick": 0.03, "paper": 0.01}
