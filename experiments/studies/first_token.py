@@ -15,11 +15,11 @@ from experiments.studies.product import PER_SECOND, Advance, Product
 from jaxsink.checkpoints import identify
 from jaxsink.metrics import residual_norms
 from jaxsink.models import Decoder
-from jaxsink.probing import Edits, Set, stages
+from jaxsink.probing import Set, stages
 from theory.checkpoint import FirstToken
 
 NAME = "first_token"
-VERSION = 1
+VERSION = 2
 SIDE_BY_SIDE = True
 # From the name of a part to the site of what it adds to the residual stream.
 PARTS = {"attention": "attn_out", "mlp": "mlp_out"}
@@ -32,8 +32,8 @@ def label(spec: FirstToken) -> str:
 
 
 def cost(spec: FirstToken) -> float:
-    """Work of one seed in multiplications, for the time left: reading the weights some sixty times, and loading."""
-    return (8e-8 * identify(spec.model).size + 4) * PER_SECOND
+    """Work of one seed in multiplications, for the time left: some sixty passes of so many tokens, and loading."""
+    return (2e-9 * identify(spec.model).size * spec.count + 4) * PER_SECOND
 
 
 class Trainer:
@@ -59,20 +59,37 @@ class Trainer:
         for seed in seeds:
             start = time.monotonic()
             tokens = drawn(self.spec.passages(), self.loaded, seed)[:, :1]
-            layers, every = range(self.loaded.model.config.n_layers), {}
-            every["resid_norm"] = self._norms(tokens, {})
-            for part, site in PARTS.items():
-                removed = [self._norms(tokens, {f"blocks.{i}.{site}": Set(0.0)}) for i in layers]
-                every[f"without_{part}"] = np.stack(removed, axis=1)
+            every = self._norms(tokens)
             advance(1 / len(seeds))
             words = [] if self.loaded.tokenizer is None else list(self.loaded.tokenizer.tokens(tokens[:, 0]))
             manifest = {"label": label(self.spec), "tokens": words, "seconds": time.monotonic() - start}
             products.append(Product(every, {}, manifest))
         return products
 
-    def _norms(self, tokens: np.ndarray, edits: Edits) -> np.ndarray:
-        """[B, L], norm of the residual stream at the first position after each block."""
+    def _norms(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """Norms of the residual stream at the first position after each block: "resid_norm" [B, L], and
+        "without_<part>" [B, L, L] with that part of one block removed, which is the second axis.
+
+        All are one pass: the batch holds the tokens once more for each part that is removed.
+        """
         model, params = self.loaded.model, self.loaded.params
-        found = stages(model, params, jnp.asarray(tokens), capture=_CAPTURE, edits=edits)
-        norms: list[jax.Array] = [stage.captured["resid_post"][:, 0] for stage in found]
-        return np.stack([np.asarray(x, np.float32) for x in norms], axis=1)
+        count, layers = len(tokens), model.config.n_layers
+        removed = [("nothing", 0), *((part, layer) for part in PARTS for layer in range(layers))]
+
+        def where(part: str, layer: int) -> jax.Array:
+            """bool [B, 1, 1], the copies of the tokens that go without this part."""
+            return jnp.repeat(jnp.array([each == (part, layer) for each in removed]), count)[:, None, None]
+
+        edits = {
+            f"blocks.{layer}.{site}": Set(0.0, where(part, layer))
+            for part, site in PARTS.items()
+            for layer in range(layers)
+        }
+        copies = jnp.tile(jnp.asarray(tokens), (len(removed), 1))
+        found = [
+            np.asarray(stage.captured["resid_post"][:, 0], np.float32)
+            for stage in stages(model, params, copies, capture=_CAPTURE, edits=edits)
+        ]
+        whole, *parts = np.split(np.stack(found, axis=1), np.cumsum([count, *[layers * count] * len(PARTS)])[:-1])
+        by_layer = [each.reshape(layers, count, layers).swapaxes(0, 1) for each in parts]
+        return {"resid_norm": whole, **{f"without_{part}": x for part, x in zip(PARTS, by_layer, strict=True)}}

@@ -13,6 +13,7 @@ import sysconfig
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -180,9 +181,9 @@ def _members(archive: Path, wanted: re.Pattern[str]) -> list[str]:
     return [texts[name] for name in sorted(texts)]
 
 
-def _modules(library: Path) -> Iterator[str]:
-    """The sources of the standard library, in the order of their paths."""
-    for path in sorted(library.rglob("*.py")):
-        if not _NO_LIBRARY & set(path.relative_to(library).parts):
-            # A few modules of the library are in other encodings on purpose; none matters.
-            yield path.read_text("utf-8", errors="replace")
+@lru_cache(maxsize=1)
+def _modules(library: Path) -> tuple[str, ...]:
+    """The sources of the standard library, in the order of their paths; kept, as reading them takes a second."""
+    paths = [path for path in sorted(library.rglob("*.py")) if not _NO_LIBRARY & set(path.relative_to(library).parts)]
+    # A few modules of the library are in other encodings on purpose; none matters.
+    return tuple(path.read_text("utf-8", errors="replace") for path in paths)
