@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.checkpoint import Passages
-from theory.claim import TIERS, Claim, Control, Measure, Run, Tier
+from theory.claim import TIERS, Claim, Control, Measure, Run
+from theory.claims.wv_arms import DRAWS, SMOLLM2, evidence
 from theory.profiles import SINK, profile, sink_positions
 
 
@@ -71,23 +71,14 @@ def _coincide(arm: str) -> tuple[Measure, ...]:
     )
 
 
-_SIZES: dict[Tier, tuple[int, int]] = {"quick": (4, 256), "paper": (32, 512)}
-_GLASSLLM: dict[Tier, Passages] = {
-    tier: Passages("glassllm", "prose", count, 128) for tier, (count, _) in _SIZES.items()
-}
-SMOLLM2: dict[Tier, Passages] = {tier: Passages("smollm2-135m", "prose", *size) for tier, size in _SIZES.items()}
-_MINILM: dict[Tier, Passages] = {tier: Passages("minilm-l6", "prose", *size) for tier, size in _SIZES.items()}
-SMOLLM2_NOTE = (
-    "SmolLM2-135M-Instruct in 4 bits, without a token that begins the text. Each seed draws other passages; intervals "
-    "are over such draws, not over trainings."
-)
+SMOLLM2_NOTE = f"{SMOLLM2} {DRAWS}"
 
 LM1 = Claim(
     id="LM1",
     source="2410.13835, section 4",
     statement="In a pretrained decoder sink, value drain and residual peak stand at one position.",
     kind="checkpoint",
-    evidence={tier: {"smollm2": SMOLLM2[tier], "glassllm": _GLASSLLM[tier]} for tier in TIERS},
+    evidence=evidence("smollm2", "glassllm"),
     measures=dict.fromkeys(TIERS, _coincide("smollm2")),
     expected={"quick": "supported", "paper": "supported"},
     control=Control("a decoder without a sink (glassllm)", swap={"smollm2": "glassllm"}),
@@ -99,7 +90,7 @@ LM1B = Claim(
     source="2410.13835, section 4, carried over to an encoder",
     statement="In a pretrained encoder sink, value drain and residual peak stand at one position, too.",
     kind="checkpoint",
-    evidence={tier: {"minilm": _MINILM[tier], "smollm2": SMOLLM2[tier]} for tier in TIERS},
+    evidence=evidence("minilm", "smollm2"),
     measures=dict.fromkeys(TIERS, _coincide("minilm")),
     expected={"quick": "refuted", "paper": "refuted"},
     control=Control(

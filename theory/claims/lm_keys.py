@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from theory.checkpoint import COMPARED
 from theory.claim import TIERS, Arms, Claim, Control, Measure, Run
-from theory.claims.lm import SMOLLM2, SMOLLM2_NOTE
+from theory.claims.lm import SMOLLM2_NOTE
+from theory.claims.wv_arms import evidence
 
 # A head has a sink where the first token has more than this weight on average.
 SINK_HEAD = 0.3
@@ -73,7 +74,7 @@ LM5 = Claim(
     source="2410.13835, section 4",
     statement="The logits on a pretrained decoder's sink concentrate: all queries give it nearly the same one.",
     kind="checkpoint",
-    evidence={tier: {ARM: SMOLLM2[tier]} for tier in TIERS},
+    evidence=evidence(ARM),
     measures=dict.fromkeys(TIERS, (_concentrated(0),)),
     expected={"quick": "supported", "paper": "supported"},
     control=Control(f"an ordinary key (position {_OTHER})", measures=dict.fromkeys(TIERS, (_concentrated(_OTHER),))),
@@ -85,7 +86,7 @@ LM6 = Claim(
     source="2410.13835, section 4; 2410.10781",
     statement="The sink's key is nearly orthogonal to the other keys, and all queries align with it.",
     kind="checkpoint",
-    evidence={tier: {ARM: SMOLLM2[tier]} for tier in TIERS},
+    evidence=evidence(ARM),
     measures=dict.fromkeys(TIERS, _apart(0)),
     expected={"quick": "supported", "paper": "supported"},
     control=Control(f"an ordinary key (position {_OTHER})", measures=dict.fromkeys(TIERS, _apart(_OTHER))),

@@ -26,7 +26,7 @@ LANGUAGE: dict[Tier, SmallLanguage] = {
         DecoderConfig(VOCABULARY, n_layers=3, n_heads=4, n_key_heads=4, head_size=16, d_model=64, d_mlp=170),
         optimiser=AdamW(rate=3e-3),
         length=32,
-        steps=1200,
+        steps=600,
     ),
     # Sized for one GPU. Steps and batch go some eight times through the plays, so that they are not learned by heart.
     "paper": SmallLanguage(
@@ -113,7 +113,7 @@ def _grows_linearly(arm: str) -> Measure:
 
 
 _SIZE = (
-    "Three blocks of four heads, 64 dimensions, 32 characters of prose or code, 1,200 steps of AdamW (quick); six "
+    "Three blocks of four heads, 64 dimensions, 32 characters of prose or code, 600 steps of AdamW (quick); six "
     "blocks of eight heads, 512 dimensions, 512 characters of plays or code, 4,000 steps (paper). What is measured on "
     "is held out."
 )
@@ -124,7 +124,7 @@ LM7 = Claim(
     kind="training",
     evidence=_EVIDENCE,
     measures=dict.fromkeys(TIERS, (*map(_rises, _LANGUAGES), _gap_grows("language"))),
-    expected={"quick": "refuted", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "refuted"),
     control=Control(
         "three blocks on Bigram-Backcopy, where the same measures must hold",
         measures=dict.fromkeys(TIERS, (_rises("three_blocks"), _gap_grows("three_blocks"))),
@@ -149,7 +149,7 @@ LM7B = Claim(
     kind="training",
     evidence={tier: {**_EVIDENCE[tier], "free": FREE["quick"]} for tier in TIERS},
     measures=dict.fromkeys(TIERS, (*map(_drain, _LANGUAGES), *map(_peak, _LANGUAGES), _grows_linearly("language"))),
-    expected={"quick": "refuted", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "refuted"),
     control=Control(
         "Bigram-Backcopy, where the same measures must hold: one block for the drain, three for the peak",
         measures=dict.fromkeys(TIERS, (_drain("free"), _peak("three_blocks"), _grows_linearly("three_blocks"))),

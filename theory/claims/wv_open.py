@@ -24,7 +24,12 @@ _LATE = "Late is the mean over the steps after the fast phase."
 
 
 # WV9 ------------------------------------------------------------------------------------------------------------
-FREE: ByTier = {"quick": replace(arms.SOFTMAX["quick"], steps=1200), "paper": arms.SOFTMAX["paper"]}
+def _smaller(base: ByTier) -> ByTier:
+    """The quick run with half as many sequences a step, and as many steps as show late attention."""
+    return {**base, "quick": replace(base["quick"], batch=16, steps=1200)}
+
+
+FREE = _smaller(arms.SOFTMAX)
 # As large as an ordinary value is: |v| at the start, |W_O v| on the way to what it is at the end of the free run.
 _NORMS: Mapping[str, Mapping[Tier, float]] = {
     "v": {"quick": 4.6, "paper": 9.2},
@@ -41,7 +46,7 @@ _ARMS = {
     "free": FREE,
     "equal_values": _equal(FREE, "v"),
     "equal_outputs": _equal(FREE, "W_O v"),
-    "equal_triggers": _equal(arms.TRIGGERS_ONLY, "W_O v"),
+    "equal_triggers": _equal(_smaller(arms.TRIGGERS_ONLY), "W_O v"),
 }
 _HELD = {"equal_values": "all |v| equal", "equal_outputs": "all |W_O v| equal"}
 _STEPS: Mapping[Tier, Steps] = {"quick": QUICK, "paper": PAPER}
@@ -88,11 +93,13 @@ WV9 = Claim(
     kind="training",
     evidence=_arms("equal_values", "equal_outputs", "equal_triggers"),
     measures={tier: _sink(tier) for tier in TIERS},
-    expected={"quick": "inconclusive", "paper": "supported"},
+    expected={"quick": "inconclusive", "paper": "refuted"},
     control=_CONTROL,
     figure="key_types",
-    note="Norms are held from the first step on, and directions stay free. Each quick seed has the sink, of 2.6 to 9.5 "
-    f"times even attention, but seeds differ too much for the interval of three. {_LATE}",
+    note="Norms are held from the first step on, and directions stay free. Each quick seed has the sink, of 2.8 to 8.7 "
+    "times even attention, but seeds differ too much for the interval of three. At the paper's size (in bfloat16) <s> "
+    "draws 2.5 to 16 times even attention, and yet one character more than <s> in five of six runs; in the free run it "
+    f"does so in one of three. {_LATE}",
 )
 
 
@@ -119,7 +126,7 @@ WV9B = Claim(
     kind="training",
     evidence=_arms("equal_values", "equal_outputs", "equal_triggers", "free"),
     measures={tier: _as_free(tier) for tier in TIERS},
-    expected={"quick": "inconclusive", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "inconclusive"),
     control=_CONTROL,
     figure="dynamics",
     note="Total: Backcopy and Bigram at equal steps. At the quick size the sink is as strong with equal |v| and weaker "
@@ -145,10 +152,10 @@ WV9C = Claim(
             ),
         ),
     ),
-    expected={"quick": "inconclusive", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "inconclusive"),
     control=Control("all |W_O v| equal, which leaves it nothing to shrink", {"equal_values": "equal_outputs"}),
     figure="key_types",
-    note="It shrinks in each quick seed, to .44 to .73.",
+    note="It shrinks in each seed: to .44 to .73 in the quick tier, to .32 to .51 at the paper's size in bfloat16.",
 )
 
 
