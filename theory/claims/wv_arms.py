@@ -16,14 +16,13 @@ from theory.profiles import SINK, profile, sink_positions
 Array = NDArray[np.float64]
 # The token that the controls are about, and a second one; both are seen by more than half of the queries.
 ROW, SECOND = 64, 96
-# Passages a seed and their tokens, which are more than 1,024 characters of prose; a control takes fewer, and so do
-# tokens without sense, which differ less.
+# Passages a seed and their tokens, which are more than 1,024 characters of prose; a control takes fewer.
 _SIZES: dict[Tier, tuple[int, int]] = {"quick": (6, 256), "paper": (34, 256)}
 _FEWER: dict[Tier, tuple[int, int]] = {"quick": (2, 256), "paper": (34, 256)}
 
 
 def _passages(model: str, domain: str = "prose", **more: object) -> dict[Tier, Passages]:
-    sizes = _FEWER if "control" in more or domain != "prose" else _SIZES
+    sizes = _FEWER if "control" in more else _SIZES
     return {tier: Passages(model, domain, *size, **more) for tier, size in sizes.items()}  # type: ignore[arg-type]
 
 
