@@ -90,6 +90,6 @@ class Trainer:
             np.asarray(stage.captured["resid_post"][:, 0], np.float32)
             for stage in stages(model, params, copies, capture=_CAPTURE, edits=edits)
         ]
-        whole, *parts = np.split(np.stack(found, axis=1), np.cumsum([count, *[layers * count] * len(PARTS)])[:-1])
-        by_layer = [each.reshape(layers, count, layers).swapaxes(0, 1) for each in parts]
-        return {"resid_norm": whole, **{f"without_{part}": x for part, x in zip(PARTS, by_layer, strict=True)}}
+        every = np.stack(found, axis=1).reshape(len(removed), count, layers).swapaxes(0, 1)
+        without = {f"without_{part}": every[:, 1 + i * layers :][:, :layers] for i, part in enumerate(PARTS)}
+        return {"resid_norm": every[:, 0], **without}
