@@ -33,7 +33,7 @@ from jaxsink.tasks.text import random_tokens, repeated_tokens
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 NAME = "checkpoint"
-VERSION = 4
+VERSION = 5
 # One pass alone leaves a third of two cores idle: two at once take .76 of the time.
 SIDE_BY_SIDE = True
 # A token of the packaged tokenizers stands for fewer characters than this on average, so that passages are long enough.

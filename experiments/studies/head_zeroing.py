@@ -18,7 +18,7 @@ from jaxsink.probing import heads_of_block, read_out, stages, sweep_blocks
 from theory.heads import HeadZeroing
 
 NAME = "head_zeroing"
-VERSION = 1
+VERSION = 2
 SIDE_BY_SIDE = True
 
 

@@ -23,7 +23,7 @@ from jaxsink.trajectory import at_checkpoint, stacked
 from theory.small_language import START, SmallLanguage
 
 NAME = "trajectory"
-VERSION = 1
+VERSION = 2
 # As for other small trainings: alone, one leaves the second core idle half of the time.
 SIDE_BY_SIDE = True
 # A model compiles for some ten seconds, and the library of Python is read in three.

@@ -23,8 +23,9 @@ _ARTICLE = re.compile(_FOLDER + r"ancillary/britannica-11th\.txt")
 _WORK = re.compile(_FOLDER + r"texts/\w+_gut\.txt")
 # What the people who scanned the article put between its pages.
 _SCANNER = re.compile(r"^(?:#.*|p\.\d+:\d+)\n", re.MULTILINE)
-# Folders of the standard library that hold tests or what was installed beside it.
-_NO_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+# Folders of the standard library that hold tests, what was installed beside it, or the reference that `documentation`
+# gives.
+_NO_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
 
 
 def prose(archive: Path, characters: int, count: int, seed: int) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ def plays(archive: Path, characters: int, count: int, seed: int) -> tuple[str, .
 
 
 def code(characters: int, count: int, seed: int) -> tuple[str, ...]:
-    """Passages of Python code: the standard library without its tests, about 10 million characters.
+    """Passages of Python code: the standard library without its tests and its reference, about 10 million characters.
 
     Args:
         characters: each passage is longer than this.

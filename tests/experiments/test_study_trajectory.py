@@ -51,8 +51,8 @@ def words(codes: np.ndarray) -> str:
 def test_sequences_are_pieces_of_their_domain_behind_a_start_token(trainer: Any) -> None:
     documentation, code = trajectory.text(SPEC)
     assert len(documentation) == len(code) == SPEC.characters
-    assert "\n    return " in words(code)
-    assert "\n    return " not in words(documentation)
+    # Which passages there are hangs on the version of Python, and code quoted in its reference, too.
+    assert words(code).count("return ") > words(documentation).count("return ")
     batch = np.asarray(trainer.sample(jax.random.key(1)))
     assert batch.shape == (4, T + 1)
     assert (batch[:, 0] == START).all()
