@@ -86,10 +86,9 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_a_seed_draws_its_own_passages(trainer: checkpoint.Trainer) -> None:
-    one, same, other = (checkpoint.drawn(SPEC, trainer.loaded, seed) for seed in (1, 1, 2))
+    one, same, other = (checkpoint.drawn(SPEC, trainer.loaded, seed) for seed in (1, 1, 3))
     np.testing.assert_array_equal(one, same)
-    # Two draws may have a passage in common: the reference of Python is short.
-    assert (one != other).any()
+    assert (one != other).mean() > 0.5
 
 
 def test_special_tokens_stand_around_a_passage() -> None:
