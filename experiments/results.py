@@ -43,12 +43,17 @@ def _number(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
+def _ends(interval: tuple[float, float] | None) -> list[float | None] | None:
+    return None if interval is None else [_number(end) for end in interval]
+
+
 def _measure(m: Measured) -> dict[str, Any]:
     return {
         "name": m.name,
         "predicted": m.predicted,
         "measured": _number(m.mean),
-        "ci95": None if m.interval is None else [_number(end) for end in m.interval],
+        "ci95": _ends(m.interval),
+        "ci95_samples": _ends(m.over_samples),
         "n": len(m.values),
         "values": [_number(value) for value in m.values],
         "tolerance": [_number(end) for end in m.tolerance],

@@ -135,6 +135,15 @@ class _InTurn(Reporter):
             self.inner.advance(cost)
 
 
+def _long_first(works: Sequence[_Work]) -> list[_Work]:
+    """Jobs in their order, but first those of which a single run is more than a hundredth of all work, longest first.
+
+    One of them that came last would leave the other cores without work.
+    """
+    least = sum(work.job.cost for work in works) / 100
+    return sorted(works, key=lambda work: -cost if (cost := work.job.cost / len(work.groups)) > least else 0.0)
+
+
 def _dealt(works: Sequence[_Work], workers: int) -> list[tuple[_Work, tuple[int, ...]]]:
     """The groups of as many jobs as there are workers by turns: they compile at once, and none waits for another."""
     dealt = []
@@ -160,7 +169,7 @@ def _make(jobs: Sequence[Job], store: EvidenceStore, reporter: Reporter) -> Iter
                 yield work.job
             continue
         with ThreadPoolExecutor(workers) as pool:
-            running = {pool.submit(work.run, group): work for work, group in _dealt(alike, workers)}
+            running = {pool.submit(work.run, group): work for work, group in _dealt(_long_first(alike), workers)}
             try:
                 for future in as_completed(list(running)):
                     future.result()

@@ -56,8 +56,10 @@ class Passages:
       domain: the kind of text, see `jaxsink.tasks.text`.
       count: passages. length: tokens of each; special tokens count.
       special: with the special tokens that the model is made for ([CLS] and [SEP]; most decoders have none).
+      bos: behind the token that begins a text for the tokenizer, whether or not the model is made for it.
       first_position: of the first token, for a model with learned positions.
       control: what is done to the mask or the positions.
+      by_head: measured by head as well: weights on the keys of `COMPARED`, what these give, and how keys stand to them.
 
     Raises:
       ValueError: there is no such checkpoint or domain, or a number is too small.
@@ -68,8 +70,10 @@ class Passages:
     count: int
     length: int
     special: bool = True
+    bos: bool = False
     first_position: int = 0
     control: MaskControl | PositionControl | None = None
+    by_head: bool = True
 
     def __post_init__(self) -> None:
         identify(self.model)

@@ -22,6 +22,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "residual_8": "8-bit residual stream",
         "residual_4": "4-bit residual stream",
         "residual_4_token": "4-bit residual stream, a scale a token",
+        "residual_4_channel": "4-bit residual stream, a scale a channel",
         "residual_4_rest": "4-bit residual stream but for <s>",
         "evicted_0": "key 0 evicted",
         "evicted_1": "key 1 evicted",

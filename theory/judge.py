@@ -9,14 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from theory.bootstrap import CONFIDENCE, sample_interval
 from theory.claim import Arms, Claim, Control, Measure, Run, Status, Tier
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measure with its values. `inside` is None where the interval straddles an end of the tolerance."""
+    """A measure with its values, of which the t interval is judged.
+
+    Attributes:
+      inside: None where the interval straddles an end of the tolerance.
+      over_samples: the bootstrap interval over the samples of all seeds (`theory.bootstrap`), which is not judged; None
+        where evidence does not consist of samples.
+    """
 
     name: str
     predicted: str
@@ -26,6 +31,7 @@ class Measured:
     tolerance: tuple[float, float]
     inside: bool | None
     scale: str
+    over_samples: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ def measured(measure: Measure, seeds: Sequence[Arms]) -> Measured:
             inside = True
         elif interval[1] < low or high < interval[0]:
             inside = False
-    return Measured(measure.name, measure.predicted, values, mean, interval, measure.tolerance, inside, measure.scale)
+    about = measure.name, measure.predicted
+    return Measured(
+        *about, values, mean, interval, measure.tolerance, inside, measure.scale, sample_interval(measure, seeds)
+    )
 
 
 def status_of(measures: Sequence[Measured]) -> Status:

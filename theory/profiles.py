@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from theory.claim import Run
 
@@ -20,6 +21,12 @@ def profile(run: Run, name: str) -> Profile:
     """
     values = np.asarray(run.arrays[name], np.float64)
     return values[..., : values.shape[-1] // 2] if run.manifest["causal"] else values
+
+
+def rank_correlations(one: ArrayLike, other: ArrayLike) -> Profile:
+    """[...]: Spearman correlations along the last axis of two arrays of one shape; scipy's takes a row at a time."""
+    x, y = (ranks - ranks.mean(-1, keepdims=True) for ranks in (rankdata(one, axis=-1), rankdata(other, axis=-1)))
+    return np.asarray((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)))
 
 
 def sink_positions(run: Run) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

@@ -160,7 +160,8 @@ def save(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> tuple[P
     # The layout is found once: that takes as long as the drawing, and would come out the same. A figure that has any
     # engine, "none" included, is drawn once more by savefig for it.
     with style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
-        figure.draw_without_rendering()
+        if layout is not None:
+            layout.execute(figure)
         figure.set_layout_engine(None)
         for target in targets:
             with whole(target) as temporary:

@@ -30,14 +30,18 @@ from jaxsink.metrics import (
 from jaxsink.models import Decoder
 from jaxsink.probing import Edits, stages
 from jaxsink.tasks.text import random_tokens, repeated_tokens
+from theory.bootstrap import BY_SAMPLE
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 NAME = "checkpoint"
-VERSION = 5
+VERSION = 6
 # One pass alone leaves a third of two cores idle: two at once take .76 of the time.
 SIDE_BY_SIDE = True
 # A token of the packaged tokenizers stands for fewer characters than this on average, so that passages are long enough.
 _CHARACTERS = 8
+# Arrays with an axis of passages over which means are taken. Weights of heads are not: they are compared by permuting
+# passages, which copies of one would mislead.
+_BY_PASSAGE = ("received", "value_norm", "resid_norm", "compared_weight", "compared_share")
 _MADE_UP = {"random": random_tokens, "repeated": repeated_tokens}
 _SEES: Mapping[str, control.Sees] = MappingProxyType(
     {
@@ -54,6 +58,7 @@ _SEES: Mapping[str, control.Sees] = MappingProxyType(
 def label(spec: Passages) -> str:
     """A study in words."""
     special = "" if spec.special else ", no special tokens"
+    special += ", behind the token that begins a text" if spec.bos else ""
     special += f", from position {spec.first_position}" if spec.first_position else ""
     special += "" if spec.control is None else f", {_words(spec.control)}"
     passages = "one passage" if spec.count == 1 else f"{spec.count} passages"
@@ -99,12 +104,16 @@ def drawn(spec: Passages, checkpoint: Loaded, seed: int) -> np.ndarray:
     """The passages of a seed as tokens, int32 [B, T].
 
     Raises:
-      ValueError: the checkpoint has no tokenizer, or the texts are too short.
+      ValueError: the checkpoint has no tokenizer, or none with the token that is asked for, or texts are too short.
     """
     tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         raise ValueError(f"the checkpoint {spec.model!r} has no tokenizer, so it cannot read text.")
     before, after = _special(tokenizer) if spec.special else ((), ())
+    if spec.bos:
+        if tokenizer.bos_id is None:
+            raise ValueError(f"the checkpoint {spec.model!r} has no token that begins a text; leave out bos.")
+        before = (tokenizer.bos_id, *before)
     inner = spec.length - len(before) - len(after)
     if spec.domain in _MADE_UP:
         made_up = _MADE_UP[spec.domain](
@@ -147,16 +156,15 @@ def after_first(by_query: jax.Array) -> jax.Array:
 
 
 # Functions of modules, since `stages` compiles anew for other ones.
-CAPTURE = {
+_BY_POSITION = {"attn_received": _mean_head, "v": _whole, "resid_post": residual_norms}
+# What takes a third of a pass, and few claims ask for.
+_BY_HEAD = {
     "attn_entropy": after_first,
-    "attn_received": _mean_head,
     "attn_scores": _whole,
     "q": _whole,
     "k": _whole,
-    "v": _whole,
     "z": _whole,
     "pattern": _to_compared,
-    "resid_post": residual_norms,
 }
 
 
@@ -243,27 +251,33 @@ class Trainer:
             tokenizer = self.loaded.tokenizer
             words = [] if tokenizer is None else list(tokenizer.tokens(tokens[0]))
             about = {"tokens": words, "causal": isinstance(self.loaded.model, Decoder), **_about(self.spec.control)}
+            about[BY_SAMPLE] = [name for name in _BY_PASSAGE if name in arrays]
             manifest = {"label": label(self.spec), **about, "seconds": time.monotonic() - start}
             products.append(Product(arrays, {}, manifest))
         return products
 
     def _profiles(self, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Profiles [B, L, T], comparisons [B, L, C], by head [B, L, N] and [L, N, C] of a seed; its tokens [B, T]."""
+        """Profiles [B, L, T] of a seed, comparisons [B, L, C], by head [B, L, N] and [L, N, C]; its tokens [B, T]."""
         model, params = self.loaded.model, self.loaded.params
         tokens, causal = drawn(self.spec, self.loaded, seed), isinstance(model, Decoder)
         every = jnp.ones(tokens.shape, bool)
         after = jnp.stack([queries_after(every, causal=causal, key=key)[0] for key in COMPARED])
         layers: list[dict[str, jax.Array]] = []
-        by_head: list[dict[str, jax.Array]] = []
-        for stage in stages(model, params, jnp.asarray(tokens), capture=CAPTURE, edits=self.edits, inputs=self.inputs):
+        geometry: list[dict[str, jax.Array]] = []
+        capture = _BY_POSITION | (_BY_HEAD if self.spec.by_head else {})
+        for stage in stages(model, params, jnp.asarray(tokens), capture=capture, edits=self.edits, inputs=self.inputs):
             found = stage.captured
             received = mean_received(found["attn_received"], every, causal=causal)[:, 0]
-            norms = {"value_norm": value_norms(found["v"]), "resid_norm": found["resid_post"]}
-            shares = _contributions(found["pattern"], found["v"], found["z"], after)
-            layers.append({"received": received, "entropy_by_head": found["attn_entropy"], **norms, **shares})
-            by_head.append(_geometry(found["attn_scores"], found["q"], found["k"], after, compared=COMPARED))
+            layers.append(
+                {"received": received, "value_norm": value_norms(found["v"]), "resid_norm": found["resid_post"]}
+            )
+            if self.spec.by_head:
+                shares = _contributions(found["pattern"], found["v"], found["z"], after)
+                layers[-1] |= {"entropy_by_head": found["attn_entropy"], **shares}
+                geometry.append(_geometry(found["attn_scores"], found["q"], found["k"], after, compared=COMPARED))
         arrays = jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each], axis=1), *layers)
-        arrays |= jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each]), *by_head)
+        if geometry:
+            arrays |= jax.tree.map(lambda *each: np.stack([np.asarray(x, np.float32) for x in each]), *geometry)
         if not causal:
             arrays["position_norm"] = np.asarray(jnp.linalg.norm(params["W_pos"], axis=-1), np.float32)
         return arrays, tokens

@@ -15,17 +15,20 @@ from experiments.studies import bigram_backcopy
 from experiments.studies.product import PER_SECOND, Advance, Product
 from jaxsink import metrics
 from jaxsink.probing import Chain, Edits, Round, Set, levels_of, rounded_params, run
+from jaxsink.probing.rounding import Per
 from jaxsink.training import seed_keys
 from jaxsink.training.loop import ahead
 from jaxsink.training.runs import build
 from theory.costs import CONDITIONS, LONGER, Costs, other_text
 
 NAME = "costs"
-VERSION = 1
+VERSION = 2
 # As for other small trainings: alone, one leaves the second core idle half of the time.
 SIDE_BY_SIDE = True
 # A network compiles for some eight seconds.
 _COMPILING = 8 * PER_SECOND
+# What may share one scale.
+_SHARED: tuple[Per, ...] = ("tensor", "token", "channel")
 
 Array = jax.Array
 
@@ -60,14 +63,9 @@ def edits(condition: str, layers: int, length: int) -> dict[str, Chain | Set]:
     """
     k, position, rows = bits(condition, "residual"), np.arange(length), np.arange(length)[:, None]
     rounded = position >= (condition == "residual_4_rest") if k else np.zeros(length, bool)
-    by_token = condition.endswith("_token")
     levels = jnp.float32(levels_of(k or 8))
-    stream = Chain(
-        (
-            Round(levels, (rounded & (not by_token))[:, None], "tensor"),
-            Round(levels, (rounded & by_token)[:, None], "token"),
-        )
-    )
+    shared = next((per for per in _SHARED[1:] if condition.endswith(f"_{per}")), _SHARED[0])
+    stream = Chain(tuple(Round(levels, (rounded & (per == shared))[:, None], per) for per in _SHARED))
     # The late half of the queries is far enough from either key to have no use for it as the token before.
     late = rows >= length // 2
     key = int(condition.removeprefix("evicted_")) if condition.startswith("evicted_") else -1

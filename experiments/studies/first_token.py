@@ -16,10 +16,11 @@ from jaxsink.checkpoints import identify
 from jaxsink.metrics import residual_norms
 from jaxsink.models import Decoder
 from jaxsink.probing import Set, stages
+from theory.bootstrap import BY_SAMPLE
 from theory.checkpoint import FirstToken
 
 NAME = "first_token"
-VERSION = 2
+VERSION = 3
 SIDE_BY_SIDE = True
 # From the name of a part to the site of what it adds to the residual stream.
 PARTS = {"attention": "attn_out", "mlp": "mlp_out"}
@@ -62,7 +63,8 @@ class Trainer:
             every = self._norms(tokens)
             advance(1 / len(seeds))
             words = [] if self.loaded.tokenizer is None else list(self.loaded.tokenizer.tokens(tokens[:, 0]))
-            manifest = {"label": label(self.spec), "tokens": words, "seconds": time.monotonic() - start}
+            about = {"tokens": words, BY_SAMPLE: list(every)}
+            manifest = {"label": label(self.spec), **about, "seconds": time.monotonic() - start}
             products.append(Product(every, {}, manifest))
         return products
 

@@ -17,10 +17,10 @@ from experiments.studies import bigram_backcopy
 from experiments.studies.product import PER_SECOND, Advance, Product
 from jaxsink import control
 from jaxsink.metrics import queries_after, value_norms
-from jaxsink.models import Transformer, init
+from jaxsink.models import Transformer
 from jaxsink.probing import Edits, Set, run
 from jaxsink.training import TrainState, make_program, seed_keys
-from jaxsink.training.loop import compiled
+from jaxsink.training.loop import compiled, initial
 from theory.small_models import LOOKS, SmallModel
 
 NAME = "small_models"
@@ -73,7 +73,7 @@ class Trainer:
         self.mask_id = self.task.vocab_size
         self.model = Transformer(self.task.vocab_size + 1, spec.run.length, spec.run.model, causal=self.causal)
         program = make_program(
-            init_params=partial(jax.jit(init, static_argnums=0), self.model),
+            init_params=partial(initial, self.model),
             loss=lambda state, exercise: self.loss(state.params, exercise),
             sample_many=self.sample_many,
             optimiser=spec.run.optimiser.build(),

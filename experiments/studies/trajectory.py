@@ -15,10 +15,10 @@ import optax
 
 from experiments.studies.product import PER_SECOND, Advance, Product
 from experiments.texts import DOMAINS
-from jaxsink.models import Decoder, init
+from jaxsink.models import Decoder
 from jaxsink.probing import run
 from jaxsink.training import TrainState, log_points, make_program, seed_keys, train
-from jaxsink.training.loop import compiled
+from jaxsink.training.loop import compiled, initial
 from jaxsink.trajectory import at_checkpoint, stacked
 from theory.small_language import START, SmallLanguage
 
@@ -84,7 +84,7 @@ class Trainer:
         self.spec, self.model, texts = spec, Decoder(spec.model), text(spec)
         self.seen, self.held_out = (jnp.asarray(part) for part in np.split(texts, [-spec.held_out], axis=1))
         program = make_program(
-            init_params=partial(jax.jit(init, static_argnums=0), self.model),
+            init_params=partial(initial, self.model),
             loss=lambda state, batch: self.loss(state.params, batch),
             sample_many=jax.vmap(self.sample),
             optimiser=spec.optimiser.build(),

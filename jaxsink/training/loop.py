@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxsink.models import Model, init
+from jaxsink.probing.edits import known
 
 Params = Any
 Measured = dict[str, jax.Array]
@@ -70,7 +74,7 @@ def make_program(
     The batch of step s depends on (data key, s) alone, so neither the chunk length nor a resume moves it.
 
     Args:
-      init_params: key -> params, best from `jax.jit`.
+      init_params: key -> params, best from `jax.jit`, as `initial` is.
       loss: (state, batch) -> scalar, of which the gradient is taken in the parameters.
       sample_many: keys [chunk_steps] -> batches with a leading axis of chunk_steps, made in one go.
       optimiser: an optax transformation. measure: (state, key) -> named arrays, called at log points.
@@ -126,6 +130,17 @@ def compiler_options() -> dict[str, Any]:
     the time, which would be a quarter of a short run.
     """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
+@cache
+def _init(alone: bool) -> Callable[[Model, jax.Array], Params]:
+    return jax.jit(init, static_argnums=0, compiler_options=compiler_options() if alone else None)
+
+
+def initial(model: Model, key: jax.Array) -> Params:
+    """`jaxsink.models.init`, compiled once for all runs of one network, whatever they are trained on."""
+    # A function that is part of another's program is compiled with the options of that one.
+    return _init(known(key))(model, key)
 
 
 def ahead(function: Any, *arguments: Any) -> Any:

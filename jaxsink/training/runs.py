@@ -10,17 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsink.models import Transformer, init
+from jaxsink.models import Transformer
 from jaxsink.probing import Edits, run
 from jaxsink.tasks import BigramBackcopy
 from jaxsink.training.config import TrainConfig
 from jaxsink.training.interventions import Interventions
-from jaxsink.training.loop import Program, TrainState, make_program
+from jaxsink.training.loop import Program, TrainState, initial, make_program
 from jaxsink.training.observe import Measured, observe
 from jaxsink.training.residual_gradients import residual_gradients
-
-# Compiled once for all runs of one network, whatever they are trained on.
-_initial = jax.jit(init, static_argnums=0)
 
 
 def next_token_loss(
@@ -75,7 +72,7 @@ def build(config: TrainConfig, *, ensemble: bool = False) -> tuple[Program, Tran
         return found
 
     program = make_program(
-        init_params=partial(_initial, model),
+        init_params=partial(initial, model),
         loss=lambda state, batch: next_token_loss(
             trained, task, state.params, batch, config.loss_on, interventions.edits(state)
         ),

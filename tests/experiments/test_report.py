@@ -220,6 +220,13 @@ def test_infinite_and_undefined_numbers_are_shown(five: dict[str, Any], tmp_path
     assert "passage as the tolerance ∞ – 1 any value" in card
 
 
+def test_an_interval_over_samples_stands_below_that_over_seeds(five: dict[str, Any], tmp_path: Path) -> None:
+    entry = five["claims"][0]
+    entry["measures"] = [made_up.measure("passage", [1.0], None, None) | {"ci95": [1, 3], "ci95_samples": [1.5, 2.5]}]
+    ((_, card),) = page(five, {}, tmp_path).all("article", id="claim-BB0")
+    assert "passage as the tolerance 1 [1, 3] samples [1.5, 2.5] 1 any value" in card
+
+
 def test_tables_are_accessible(five: dict[str, Any], tmp_path: Path) -> None:
     shown = page(five, {}, tmp_path)
     assert all(found.get("scope") in ("col", "row") for found, _ in shown.all("th"))

@@ -18,7 +18,7 @@ from experiments.runner import Reporter, verify
 from theory.claim import Measure
 from theory.judge import Verdict
 
-MEASURE = {"name", "predicted", "measured", "ci95", "n", "values", "tolerance", "inside", "scale"}
+MEASURE = {"name", "predicted", "measured", "ci95", "ci95_samples", "n", "values", "tolerance", "inside", "scale"}
 CLAIM = {"id", "source", "statement", "kind", "tier", "status", "expected", "measures", "control", "arms", "evidence"}
 CLAIM |= {"figure", "seconds", "note"}
 DOCUMENT = {"schema", "profile", "created", "command", "versions", "device", "seconds", "sizes", "claims"}
@@ -67,6 +67,7 @@ def test_entry_says_what_was_measured(results: Sequence[Result]) -> None:
     # t(.975, 2) = 4.302653 times the standard error .01 / sqrt(3), to seven digits.
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert first["ci95"] == pytest.approx([1.01 - half, 1.01 + half], rel=1e-7)
+    assert first["ci95_samples"] is None  # its evidence does not consist of samples
     assert second["name"] == "number of right"
     assert entry["control"]["status"] == "refuted"
     assert entry["control"]["measures"][0]["tolerance"] == [100, None]

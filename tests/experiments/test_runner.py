@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -354,3 +354,13 @@ def test_unreadable_evidence_of_another_environment_does_not_matter_here(
 def test_evidence_of_an_unknown_kind_is_named(numbers: ModuleType, store: EvidenceStore) -> None:
     with pytest.raises(ValueError, match="type Number has no study that makes it; known types: TrainConfig"):
         verify(numbers.three(), "quick", SEEDS, store, Reporter())
+
+
+def test_long_runs_go_first_and_the_others_keep_their_order() -> None:
+    def work(name: str, cost: float, seeds: int = 1) -> Any:
+        return SimpleNamespace(name=name, job=SimpleNamespace(cost=cost), groups=[(seed,) for seed in range(seeds)])
+
+    works = [work("a", 0.5), work("b", 0.9), work("long", 30), work("c", 0.1), work("longest", 40)]
+    works.append(work("many", 99, 99))
+    order = ["longest", "long", "a", "b", "c", "many"]
+    assert [each.name for each in runner._long_first(works)] == order

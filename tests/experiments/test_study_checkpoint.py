@@ -10,6 +10,7 @@ import pytest
 from experiments.studies import checkpoint, producer_of
 from experiments.studies.key_geometry import key_geometry
 from jaxsink.probing import run
+from theory.bootstrap import BY_SAMPLE
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 
 SPEC = Passages("glassllm", "documentation", 2, 24)
@@ -156,3 +157,24 @@ def test_made_up_texts(trainer: checkpoint.Trainer) -> None:
     )
     assert (repeated == repeated[:, :1]).all()
     assert (random[:, 1:] != random[:, :-1]).mean() > 0.8
+
+
+def test_a_passage_stands_behind_the_token_that_begins_a_text(trainer: checkpoint.Trainer) -> None:
+    tokenizer = trainer.loaded.tokenizer
+    assert tokenizer is not None
+    without, begun = (checkpoint.drawn(replace(SPEC, bos=bos), trainer.loaded, 5) for bos in (False, True))
+    assert (begun[:, 0] == tokenizer.bos_id).all()
+    np.testing.assert_array_equal(begun[:, 1:], without[:, :-1])
+    spec = Passages("minilm-l6", "documentation", 2, 24, bos=True)
+    with pytest.raises(ValueError, match="'minilm-l6' has no token that begins a text; leave out bos"):
+        checkpoint.drawn(spec, checkpoint.loaded("minilm-l6"), 0)
+
+
+def test_what_is_not_measured_by_head_is_measured_alike(trainer: checkpoint.Trainer, tmp_path: Path) -> None:
+    product = checkpoint.Trainer(replace(SPEC, by_head=False), 1).run([5], tmp_path, lambda share: None)[0]
+    whole = trainer.run([5], tmp_path, lambda share: None)[0]
+    assert set(product.arrays) == {"received", "value_norm", "resid_norm"} == set(product.manifest[BY_SAMPLE])
+    assert set(whole.manifest[BY_SAMPLE]) == set(product.arrays) | {"compared_weight", "compared_share"}
+    for name, values in product.arrays.items():
+        np.testing.assert_allclose(values, whole.arrays[name], rtol=1e-5)
+        assert len(values) == SPEC.count

@@ -14,6 +14,7 @@ from experiments.studies import costs, producer_of
 from jaxsink import control
 from jaxsink.models import TransformerConfig
 from jaxsink.probing import round_to_nearest, run
+from jaxsink.probing.rounding import Per
 from jaxsink.training import AdamW, DirichletChain, TaskConfig, TrainConfig, seed_keys
 from theory.costs import CONDITIONS, LONGER, Costs, cost, longer_cost, risk
 
@@ -120,7 +121,8 @@ def test_the_residual_stream_is_rounded_as_the_name_says(made: Any, name: str) -
     before, after = np.asarray(before), np.asarray(after)
     levels = 7 if "_4" in name else 127
     first = 1 if name.endswith("rest") else 0
-    rounded = round_to_nearest(jnp.asarray(before[:, first:]), levels, "token" if name.endswith("token") else "tensor")
+    shared: Per = "token" if name.endswith("token") else "channel" if name.endswith("channel") else "tensor"
+    rounded = round_to_nearest(jnp.asarray(before[:, first:]), levels, shared)
     np.testing.assert_allclose(after[:, first:], rounded, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(after[:, :first], before[:, :first])
     first_rounded, plain = (

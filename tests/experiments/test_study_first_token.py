@@ -8,6 +8,7 @@ import pytest
 
 from experiments.studies import checkpoint, first_token, producer_of
 from jaxsink.probing import Set, run
+from theory.bootstrap import BY_SAMPLE
 from theory.checkpoint import FirstToken
 
 SPEC = FirstToken("glassllm", "documentation", 3)
@@ -33,6 +34,7 @@ def test_norms_are_those_of_whole_passages(tmp_path: Path) -> None:
             np.testing.assert_allclose(removed[:, block], expected, rtol=1e-4)
             assert np.abs(expected[:, block:] / norms({})[:, block:] - 1).max() > 0.01
     assert len(product.manifest["tokens"]) == 3
+    assert all(len(product.arrays[name]) == 3 for name in product.manifest[BY_SAMPLE])
 
 
 def test_an_encoder_has_no_such_first_position() -> None:

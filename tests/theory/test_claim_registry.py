@@ -35,12 +35,12 @@ IDS = [
     *("BB10a", "BB10b", "BB10c"),
     *("BB12", "BB13", "BB14"),
     *("BB-T1", "BB-T2"),
-    *("OQ3a", "OQ3b", "OQ3c", "OQ3d", "OQ3e", "OQ6"),
+    *("OQ3a", "OQ3b", "OQ3c", "OQ3d", "OQ3e", "OQ3f", "OQ6"),
     *("WV1", "WV2", "WV2b", "WV3", "WV3b", "WV4", "WV6", "WV6b"),
     *("WV5", "WV5b", "WV5c", "WV5d", "WV7", "WV7b", "WV8"),
     *("WV8b", "WV8c", "WV8d", "WV8e", "WV8f", "WV8g"),
     *("WV9", "WV9b", "WV9c", "WV9d", "WV10", "WV10b", "WV10c", "WV10d", "WV10e"),
-    *("LM1", "LM1b", "LM2", "LM2b", "LM3", "LM3b", "LM4", "LM4b", "LM5", "LM6"),
+    *("LM1", "LM1b", "LM2", "LM2b", "LM2c", "LM3", "LM3b", "LM4", "LM4b", "LM5", "LM6"),
     *("LM7", "LM7b", "LM7c"),
 ]
 EACH = pytest.mark.parametrize("claim", BUILT_IN, ids=lambda claim: claim.id)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from theory.checkpoint import MaskControl, Passages
-from theory.claims.lm_heads import LM2, LM2B, LM3, LM3B
+from theory.claims.lm_heads import LM2, LM2B, LM2C, LM3, LM3B
 from theory.heads import RATE, SPLITS, HeadZeroing, compare, permutation_p_values
 from theory.judge import judge
 
@@ -124,6 +124,7 @@ def by_domain(seed: int, gap: float, heads: int, small: float = 0.1) -> dict[str
     code[0, :heads] -= gap
     code[1:4] += small
     arms = {"prose": (16, prose), "code": (8, code), "documentation": (8, prose)}
+    arms |= {"prose_begun": arms["prose"], "code_begun": arms["code"]}
     arms |= {"random": (8, prose + 0.1), "repeated": (8, prose - 0.4)}
     arms |= {"glassllm_prose": (16, flat), "glassllm_code": (8, flat + 0.1)}
     return {f"heads_{name}": masses(rng, *how) for name, how in arms.items()}
@@ -134,11 +135,12 @@ def status(claim: Any, make: Callable[[int], Any]) -> tuple[str, str]:
     return verdict.status, verdict.control_status
 
 
-def test_heads_that_turn_with_the_domain_support_lm2() -> None:
-    assert status(LM2, lambda seed: by_domain(seed, 0.4, 6 + seed % 2)) == ("supported", "refuted")
+@pytest.mark.parametrize("claim", [LM2, LM2C], ids=lambda claim: claim.id)
+def test_heads_that_turn_with_the_domain_support_lm2(claim: Any) -> None:
+    assert status(claim, lambda seed: by_domain(seed, 0.4, 6 + seed % 2)) == ("supported", "refuted")
     # Three blocks of small differences are not heads that turn, and very few that turn are not enough.
-    assert status(LM2, lambda seed: by_domain(seed, 0.0, 0))[0] == "refuted"
-    assert status(LM2, lambda seed: by_domain(seed, 0.4, 2 + seed % 2, small=0.0))[0] == "refuted"
+    assert status(claim, lambda seed: by_domain(seed, 0.0, 0))[0] == "refuted"
+    assert status(claim, lambda seed: by_domain(seed, 0.4, 2 + seed % 2, small=0.0))[0] == "refuted"
 
 
 def test_random_tokens_put_heads_to_rest_in_lm2b() -> None:

@@ -19,7 +19,9 @@ from theory.judge import Verdict, judge
 BY_ID = {claim.id: claim for claim in CLAIMS}
 # What a condition adds in nats where all that is claimed holds, and besides it "copies" of other text and "longer".
 ADDED = {"weights_4": 0.02, "residual_4": 1.0, "residual_4_token": 0.04, "residual_4_rest": 0.1, "other_text": 0.1}
-ADDED |= {"copies": 0.6, "longer": 0.1}
+ADDED |= {"residual_4_channel": 0.1, "copies": 0.6, "longer": 0.1}
+# OQ3f's control is that what OQ3b says does not hold.
+OF_CLAIM = {"OQ3f": {"residual_4_rest": 0.9}}
 OF_ARM = {SOFTMAX: {"evicted_0": 0.02}, "costs_sigmoid": {"longer": 1.0}}
 Change = Callable[[str], dict[str, float]]
 
@@ -47,7 +49,9 @@ def judged(name: str, change: Change = lambda arm: {}) -> Verdict:
     for seed in range(3):
         rng = np.random.default_rng(seed)
         arms = claim.evidence["quick"]
-        seeds.append({arm: made_up(ADDED | OF_ARM.get(arm, {}) | change(arm), rng) for arm in arms})
+        seeds.append(
+            {arm: made_up(ADDED | OF_CLAIM.get(name, {}) | OF_ARM.get(arm, {}) | change(arm), rng) for arm in arms}
+        )
     return judge(claim, "quick", seeds)
 
 
@@ -62,6 +66,7 @@ FALSE: list[tuple[str, dict[str, float], tuple[str, ...], set[int]]] = [
     ("OQ3a", {"evicted_0": 0.0}, (SOFTMAX,), {0, 1}),
     ("OQ3a", {"evicted_1": 0.02}, (SOFTMAX,), {1}),
     ("OQ3b", {"residual_4_rest": 0.9}, (SOFTMAX,), {0}),
+    ("OQ3f", {"residual_4_channel": 0.9}, (SOFTMAX,), {0}),
     *(("OQ3c", {"residual_4": 0.2}, (arm,), {i}) for i, arm in enumerate(WITHOUT)),
     ("OQ3d", {"longer": 0.1}, ("costs_sigmoid",), {0}),
     ("OQ3d", {"longer": 1.0}, (SOFTMAX,), {0}),

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl, Sees, Vector
 from theory.claim import TIERS, Arms, Measure, Run, Tier
-from theory.profiles import SINK, profile, sink_positions
+from theory.profiles import SINK, profile, rank_correlations, sink_positions
 
 Array = NDArray[np.float64]
 # The token that the controls are about, and a second one; both are seen by more than half of the queries.
@@ -22,7 +21,7 @@ _FEWER: dict[Tier, tuple[int, int]] = {"quick": (2, 256), "paper": (34, 256)}
 
 
 def _passages(model: str, domain: str = "prose", **more: object) -> dict[Tier, Passages]:
-    sizes = _FEWER if "control" in more else _SIZES
+    sizes, more = _FEWER if "control" in more else _SIZES, {"by_head": False, **more}
     return {tier: Passages(model, domain, *size, **more) for tier, size in sizes.items()}  # type: ignore[arg-type]
 
 
@@ -35,11 +34,11 @@ def _moved(model: str, vector: Vector) -> dict[Tier, Passages]:
 
 
 ARMS: dict[str, dict[Tier, Passages]] = {
-    "smollm2": _passages("smollm2-135m"),
+    "smollm2": _passages("smollm2-135m", by_head=True),
     "smollm2_random": _passages("smollm2-135m", "random"),
     "smollm2_repeated": _passages("smollm2-135m", "repeated"),
-    "glassllm": {tier: Passages("glassllm", "prose", count, 128) for tier, (count, _) in _SIZES.items()},
-    "minilm": _passages("minilm-l6"),
+    "glassllm": {tier: Passages("glassllm", "prose", count, 128, by_head=False) for tier, (count, _) in _SIZES.items()},
+    "minilm": _passages("minilm-l6", by_head=True),
     "minilm_bare": _passages("minilm-l6", special=False),
     "minilm_shifted": _passages("minilm-l6", special=False, first_position=1),
     "minilm_shifted_random": _passages("minilm-l6", "random", special=False, first_position=1),
@@ -55,7 +54,8 @@ ARMS: dict[str, dict[Tier, Passages]] = {
     "alone_late": _masked("smollm2-135m", first_layer=5),
     # What it does differs from passage to passage more than the others.
     "first_opened": {
-        tier: Passages("smollm2-135m", "prose", *_SIZES[tier], control=MaskControl("all", (0,))) for tier in TIERS
+        tier: Passages("smollm2-135m", "prose", *_SIZES[tier], control=MaskControl("all", (0,)), by_head=False)
+        for tier in TIERS
     },
     "minilm_alone": _masked("minilm-l6"),
     "first_vector": _moved("minilm-l6", "first"),
@@ -103,9 +103,7 @@ def over_even(run: Run, position: int) -> Array:
 
 def correlations(run: Run) -> Array:
     """[L]: Spearman correlation of attention received and value norm over positions, mean over passages."""
-    given, norms = profile(run, "received"), profile(run, "value_norm")
-    each = [[spearmanr(g, n).statistic for g, n in zip(*pair, strict=True)] for pair in zip(given, norms, strict=True)]
-    return np.asarray(each, np.float64).mean(0)
+    return np.asarray(rank_correlations(profile(run, "received"), profile(run, "value_norm")).mean(0))
 
 
 def coincide(run: Run) -> float:
