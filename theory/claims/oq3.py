@@ -99,8 +99,8 @@ def _of_other_text(part: str, other: str) -> dict[Tier, tuple[Measure, ...]]:
 
 
 _EQUAL = (
-    f"Networks are compared where the excess risk of training texts kept apart first falls to {_TARGETS['quick']:g} nats "
-    f"(quick) or {_TARGETS['paper']:g} (paper). The figure has risk, sink and peak."
+    "Networks are compared where the excess risk, of texts kept apart, first falls to "
+    f"{_TARGETS['quick']:g} (quick) or {_TARGETS['paper']:g} nats (paper). The figure has risk, sink and peak."
 )
 
 OQ3A = Claim(
