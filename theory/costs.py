@@ -26,6 +26,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "residual_4_rest": "4-bit residual stream but for <s>",
         "evicted_0": "key 0 evicted",
         "evicted_1": "key 1 evicted",
+        "evicted_previous": "the key before each query evicted",
         "other_text": "text of another chain",
     }
 )

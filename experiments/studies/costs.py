@@ -22,7 +22,7 @@ from jaxsink.training.runs import build
 from theory.costs import CONDITIONS, LONGER, Costs, other_text
 
 NAME = "costs"
-VERSION = 2
+VERSION = 3
 # As for other small trainings: alone, one leaves the second core idle half of the time.
 SIDE_BY_SIDE = True
 # A network compiles for some eight seconds.
@@ -68,8 +68,8 @@ def edits(condition: str, layers: int, length: int) -> dict[str, Chain | Set]:
     stream = Chain(tuple(Round(levels, (rounded & (per == shared))[:, None], per) for per in _SHARED))
     # The late half of the queries is far enough from either key to have no use for it as the token before.
     late = rows >= length // 2
-    key = int(condition.removeprefix("evicted_")) if condition.startswith("evicted_") else -1
-    gone = Set(jnp.float32(-jnp.inf), late & (position == key))
+    evicted = {"evicted_0": 0, "evicted_1": 1, "evicted_previous": rows - 1}.get(condition, -1)
+    gone = Set(jnp.float32(-jnp.inf), late & (position == evicted))
     return {f"blocks.{i}.resid_post": stream for i in range(layers)} | {
         f"blocks.{i}.attn_scores": gone for i in range(layers)
     }

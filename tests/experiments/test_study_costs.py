@@ -13,7 +13,7 @@ import pytest
 from experiments.studies import costs, producer_of
 from jaxsink import control
 from jaxsink.models import TransformerConfig
-from jaxsink.probing import round_to_nearest, run
+from jaxsink.probing import Set, round_to_nearest, run
 from jaxsink.probing.rounding import Per
 from jaxsink.training import AdamW, DirichletChain, TaskConfig, TrainConfig, seed_keys
 from theory.costs import CONDITIONS, LONGER, Costs, cost, longer_cost, risk
@@ -87,6 +87,9 @@ def test_conditions_are_what_their_names_say(made: Any) -> None:
         for k, name in enumerate(("evicted_0", "evicted_1"))
     }
     expect = partial(by_hand, trainer)
+    query = np.arange(T)[:, None]
+    before = Set(-jnp.inf, (query >= T // 2) & (np.arange(T) == query - 1))
+    hidden["evicted_previous"] = {f"blocks.{i}.attn_scores": before for i in range(LAYERS)}
     found = {
         "free": expect(product.params, tokens, {}, 1),
         "weights_4": expect(matrices, tokens, {}, 1),

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from theory.bootstrap import BY_SAMPLE, RESAMPLES, sample_interval
-from theory.claim import Arms, Measure
-from theory.judge import measured
+from theory.claim import Arms, Claim, Control, Measure
+from theory.judge import judge
 
 
 class Run(NamedTuple):
@@ -43,10 +43,12 @@ def test_it_is_the_percentile_interval_over_the_samples_of_all_seeds(parts: list
         [np.concatenate(parts)], np.mean, n_resamples=RESAMPLES, method="percentile", rng=0
     ).confidence_interval
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-    # The judge hands it on, and judges by the seeds.
-    judged = measured(mean_of("a"), [{"a": run(x=part)} for part in parts])
-    assert judged.over_samples == found
-    assert judged.interval != found
+    # The judge hands it on for the measures of the claim, and judges by the seeds.
+    claim = Claim("T1", "", "", "", {"quick": {}}, {"quick": (mean_of("a"),)}, {}, Control("b", {"a": "b"}))
+    verdict = judge(claim, "quick", [{"a": run(x=part), "b": run(x=part + 1)} for part in parts])
+    assert verdict.measures[0].over_samples == found
+    assert verdict.measures[0].interval not in (None, found)
+    assert verdict.control_measures[0].over_samples is None
 
 
 def test_arms_of_as_many_samples_are_resampled_alike(parts: list[np.ndarray]) -> None:

@@ -19,7 +19,7 @@ from theory.judge import Verdict, judge
 BY_ID = {claim.id: claim for claim in CLAIMS}
 # What a condition adds in nats where all that is claimed holds, and besides it "copies" of other text and "longer".
 ADDED = {"weights_4": 0.02, "residual_4": 1.0, "residual_4_token": 0.04, "residual_4_rest": 0.1, "other_text": 0.1}
-ADDED |= {"residual_4_channel": 0.1, "copies": 0.6, "longer": 0.1}
+ADDED |= {"residual_4_channel": 0.1, "evicted_previous": 0.5, "copies": 0.6, "longer": 0.1}
 # OQ3f's control is that what OQ3b says does not hold.
 OF_CLAIM = {"OQ3f": {"residual_4_rest": 0.9}}
 OF_ARM = {SOFTMAX: {"evicted_0": 0.02}, "costs_sigmoid": {"longer": 1.0}}
@@ -64,7 +64,7 @@ def test_it_is_supported_where_costs_are_as_claimed(name: str) -> None:
 # Changes that make measures false, and the measures that notice.
 FALSE: list[tuple[str, dict[str, float], tuple[str, ...], set[int]]] = [
     ("OQ3a", {"evicted_0": 0.0}, (SOFTMAX,), {0, 1}),
-    ("OQ3a", {"evicted_1": 0.02}, (SOFTMAX,), {1}),
+    ("OQ3a", {"evicted_1": 0.04}, (SOFTMAX,), {1}),
     ("OQ3b", {"residual_4_rest": 0.9}, (SOFTMAX,), {0}),
     ("OQ3f", {"residual_4_channel": 0.9}, (SOFTMAX,), {0}),
     *(("OQ3c", {"residual_4": 0.2}, (arm,), {i}) for i, arm in enumerate(WITHOUT)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jaxsink.attention import VARIANTS
 from jaxsink.training import AdamW, TrainConfig
-from theory.claim import TIERS, Claim, Control, Measure, Run, Tier
+from theory.claim import TIERS, Arms, Claim, Control, Measure, Tier
 from theory.claims import arms
 from theory.costs import Costs, cost, longer_cost
 
@@ -22,8 +22,6 @@ WITHOUT: Mapping[str, str] = {
     "costs_g1_gate": "g1-elementwise",
 }
 _VARIANTS: Mapping[str, str] = {SOFTMAX: "softmax", **WITHOUT}
-# Smaller costs (nats) count as this, so that one of nothing, or below it by the luck of the texts, has a logarithm.
-FLOOR = 1e-5
 # What eviction must cost at least (nats).
 NOTICED = 1e-3
 INF = math.inf
@@ -51,9 +49,26 @@ def _same(*measures: Measure) -> dict[Tier, tuple[Measure, ...]]:
     return dict.fromkeys(TIERS, measures)
 
 
-def evicted(run: Run, key: int) -> float:
-    """What the eviction of a key costs the late half of the text (nats), at least `FLOOR`."""
-    return max(cost(run, f"evicted_{key}", "late"), FLOOR)
+def _of_eviction(key: str, words: str) -> dict[Tier, tuple[Measure, ...]]:
+    """What the eviction of a key costs the softmax network in the late half of the text, and how much above key 1's."""
+
+    def evicted(a: Arms, which: str) -> float:
+        return cost(a[SOFTMAX], f"evicted_{which}", "late")
+
+    return _same(
+        Measure(
+            f"added risk when {words} is evicted, nats in the late half",
+            lambda a: evicted(a, key),
+            f"> {NOTICED:g}",
+            (NOTICED, INF),
+        ),
+        Measure(
+            "the same less that when the second token is evicted",
+            lambda a: evicted(a, key) - evicted(a, "1"),
+            f"> {NOTICED:g}",
+            (NOTICED, INF),
+        ),
+    )
 
 
 def _of_one_scale(condition: str, words: str) -> dict[Tier, tuple[Measure, ...]]:
@@ -110,27 +125,17 @@ OQ3A = Claim(
     "next token.",
     kind="training",
     evidence=_networks(*_VARIANTS),
-    measures=_same(
-        Measure(
-            "added risk when <s> is evicted, nats in the late half",
-            lambda a: evicted(a[SOFTMAX], 0),
-            f"> {NOTICED:g}",
-            (NOTICED, INF),
-            "log",
-        ),
-        Measure(
-            "the same over that when the next token is evicted",
-            lambda a: evicted(a[SOFTMAX], 0) / evicted(a[SOFTMAX], 1),
-            "> 10",
-            (10.0, INF),
-            "log",
-        ),
+    measures=_of_eviction("0", "<s>"),
+    expected=dict.fromkeys(TIERS, "refuted"),
+    control=Control(
+        "the token before each query, which copies need",
+        measures=_of_eviction("previous", "it"),
+        expected="supported",
     ),
-    expected={"quick": "inconclusive", "paper": "supported"},
-    control=Control("softmax1, whose unit in the denominator is the sink", {SOFTMAX: "costs_softmax_n"}),
     figure="sink_costs",
-    note="The evicted key is hidden from the late half of the text in all blocks. Of three quick seeds two pay .017 "
-    f"and .009 nats and one gains, although its sink is 8 times even attention, too. {_EQUAL}",
+    note="The evicted key is hidden from the late half of the text in all blocks. At equal loss the sink of softmax is "
+    "1.3 to 9 times even attention (quick) or 10 to 13 (paper), and yet its eviction costs no seed .0015 nats. "
+    f"{_EQUAL}",
 )
 
 OQ3B = Claim(
@@ -141,7 +146,7 @@ OQ3B = Claim(
     kind="training",
     evidence=_networks(*_VARIANTS),
     measures=_of_one_scale("residual_4_rest", "all but <s> with one scale"),
-    expected={"quick": "refuted", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "refuted"),
     control=Control(
         "a scale for each token, which no peak can spoil",
         measures=_of_one_scale("residual_4_token", "a scale for each token"),
@@ -159,10 +164,10 @@ OQ3C = Claim(
     kind="training",
     evidence=_networks(*_VARIANTS),
     measures=_over_softmax("residual_4"),
-    expected=dict.fromkeys(TIERS, "supported"),
+    expected={"quick": "supported", "paper": "refuted"},
     control=Control("a scale for each token in the softmax network alone", measures=_over_softmax("residual_4_token")),
     figure="sink_costs",
-    note="As OQ3b. The peak of <s> is there without a sink, too.",
+    note="As OQ3b. At the paper's size sigmoid attention pays a hundred times as much as all others.",
 )
 
 OQ3D = Claim(
@@ -174,18 +179,17 @@ OQ3D = Claim(
     evidence=_networks(*_VARIANTS),
     measures=_same(
         Measure(
-            "cost of texts twice as long with sigmoid over that with softmax",
-            lambda a: longer_cost(a["costs_sigmoid"], 2) / longer_cost(a[SOFTMAX], 2),
-            "> 2",
-            (2.0, INF),
-            "log",
+            "cost of texts twice as long (nats), sigmoid's less twice softmax's",
+            lambda a: longer_cost(a["costs_sigmoid"], 2) - 2 * longer_cost(a[SOFTMAX], 2),
+            "> 0",
+            (0.0, INF),
         )
     ),
-    expected={"quick": "inconclusive", "paper": "supported"},
+    expected=dict.fromkeys(TIERS, "supported"),
     control=Control("softmax and sigmoid exchanged", {SOFTMAX: "costs_sigmoid", "costs_sigmoid": SOFTMAX}),
     figure="sink_costs",
-    note="Rotary positions; the risk of the late half of the text above that of a text as in training. It is 5 to 70 "
-    "times as much in the quick seeds, which differ too much for the interval of three.",
+    note="Rotary positions; the risk of the late half of the text above that of a text as in training. It may be "
+    "nothing for softmax, so that the two are subtracted and not divided.",
 )
 
 OQ3E = Claim(
@@ -195,12 +199,12 @@ OQ3E = Claim(
     kind="training",
     evidence=_networks(*_VARIANTS),
     measures=_of_other_text("Backcopy", "Bigram"),
-    expected={"quick": "inconclusive", "paper": "supported"},
+    expected={"quick": "supported", "paper": "inconclusive"},
     control=Control("copies and bigrams exchanged", measures=_of_other_text("Bigram", "Backcopy")),
     figure="sink_costs",
     note="Ordinary characters exchange their parts by one permutation and triggers keep theirs; the risk is that "
-    "against the law of the training's chain. Copies cost more in each quick seed of each network, but seeds differ "
-    "too much for the interval of three.",
+    "against the law of the training's chain. At the paper's size sigmoid attention, whose copies cost 2 to 4 times as "
+    "much as bigrams, leaves it undecided.",
 )
 
 OQ3F = Claim(
@@ -211,13 +215,14 @@ OQ3F = Claim(
     kind="training",
     evidence=_networks(*_VARIANTS),
     measures=_of_one_scale("residual_4_channel", "a scale for each channel"),
-    expected=dict.fromkeys(TIERS, "supported"),
+    expected={"quick": "inconclusive", "paper": "supported"},
     control=Control(
         "one scale for all but <s>",
         measures=_of_one_scale("residual_4_rest", "all but <s> with one scale"),
     ),
     figure="sink_costs",
-    note="Rounded is the residual stream after each block; a channel is one of its places, over all tokens.",
+    note="Rounded is the residual stream after each block; a channel is one of its places, over all tokens. "
+    "In the quick tier it is .10 to .84 of the cost with one scale, a third on average.",
 )
 
 CLAIMS = (OQ3A, OQ3B, OQ3C, OQ3D, OQ3E, OQ3F)

@@ -136,8 +136,8 @@ def ratio(name: str, extract: Callable[[Arms], float], low: float, high: float) 
 
 
 def share(name: str, extract: Callable[[Arms], float], low: float) -> Measure:
-    """A measure that must exceed a number."""
-    return Measure(name, extract, f"> {low:g}", (low, math.inf))
+    """A measure that must exceed a number: of six layers, three are not more than half."""
+    return Measure(name, extract, f"> {low:g}", (math.nextafter(low, math.inf), math.inf))
 
 
 def both(*measures: Measure) -> dict[Tier, tuple[Measure, ...]]:
