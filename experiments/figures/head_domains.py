@@ -35,8 +35,8 @@ def head_domains(runs: Arms) -> Figure:
     layers, heads = masses[first].shape
     words = {arm: _domain(str(runs[arm][0].manifest["label"])) for arm in runs}
     with style():
-        figure = new_figure(5.0 + len(runs), 2.2 + _INCHES_A_HEAD * layers * heads)
-        left, middle, right = figure.subplots(1, 3, width_ratios=(len(runs), max(len(others), 1), len(runs)))
+        figure = new_figure(5.0 + max(len(runs), 4), 2.2 + _INCHES_A_HEAD * layers * heads)
+        left, middle, right = figure.subplots(1, 3, width_ratios=(len(runs), max(len(others), 2), len(runs)))
         shown = {
             left: (list(masses.values()), {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}, "mean weight"),
             middle: (
@@ -61,7 +61,7 @@ def head_domains(runs: Arms) -> Figure:
         left.set_yticks((np.arange(layers) + 0.5) * heads - 0.5, range(layers))
         left.set_ylabel(f"block, {heads} heads each")
         left.set_title("Weight on the\nfirst token")
-        middle.set_title(f"The same, minus {words[first]};\ndots: false discoveries < {RATE:.0%}")
+        middle.set_title(f"The same, minus\n{words[first]}; dots: false\ndiscoveries < {RATE:.0%}")
         right.set_title("Entropy of\nattention")
     return figure
 

@@ -58,7 +58,10 @@ def residual_norms(runs: Arms) -> Figure:
             axes.set_xlabel("training step")
         marks = [Line2D([], [], color=colour, lw=2.2, label=arm_label(runs, arm)) for arm, colour in colours.items()]
         marks.append(Line2D([], [], color=MUTED, lw=0.7, label="single seeds"))
-        figure.legend(handles=marks, loc="outside lower center", ncols=min(len(marks), 6))
+        # As many columns as the longest label leaves room for, at a tenth of an inch a letter.
+        longest = 0.7 + 0.1 * max(len(str(mark.get_label())) for mark in marks)
+        columns = int(np.clip(figure.get_figwidth() // longest, 1, len(marks)))
+        figure.legend(handles=marks, loc="outside lower center", ncols=columns)
     return figure
 
 

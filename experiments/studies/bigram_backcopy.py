@@ -37,6 +37,9 @@ def label(spec: TrainConfig) -> str:
     """A run in words."""
     model = spec.model
     layers = "1 layer" if model.n_layers == 1 else f"{model.n_layers} layers"
+    for part, without in (("attention", model.layers_without_attention), ("MLP", model.layers_without_mlp)):
+        if without:
+            layers += f", block{'s' * (len(without) > 1)} {' and '.join(map(str, without))} without {part}"
     optimiser = f"{type(spec.optimiser).__name__} {spec.optimiser.rate:g}"
     loss = "" if spec.loss_on == "all" else f", loss on {spec.loss_on}"
     other = "".join(f", {one.words}" for one in spec.interventions)

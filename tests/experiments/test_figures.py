@@ -247,6 +247,16 @@ def test_removed_layers_show_what_is_left_of_the_peak() -> None:
     np.testing.assert_allclose(mlp, [1, 1, expected, 1, 1, 1])
 
 
+def test_titles_of_two_domains_leave_each_other_room() -> None:
+    figure = figures.head_domains(by_domain())
+    figure.canvas.draw()
+    titles = [
+        text for axes in figure.axes[:3] for text in axes.findobj(Text) if text.get_text() == axes.get_title("left")
+    ]
+    left, middle, right = (text.get_window_extent() for text in titles)
+    assert left.x1 < middle.x0 < middle.x1 < right.x0
+
+
 def test_heads_by_domain_show_sinks_gaps_and_the_heads_that_differ() -> None:
     runs = by_domain()
     mass, gap, entropy, *_ = figures.head_domains(runs).axes
@@ -492,6 +502,18 @@ def test_value_norms_are_the_heights_of_the_bars() -> None:
         heights = [bar.get_height() for bar in axes.patches]
         np.testing.assert_array_equal(heights, runs["adam"][0].arrays["example_value_norm"][index, 0].astype(float))
         assert [to_hex(bar.get_facecolor()) == "#000000" for bar in axes.patches].index(True) == 0
+
+
+def test_the_legend_of_residual_norms_has_room_for_long_names() -> None:
+    runs = made_up.arms(3, THREE_ARMS, seeds=1)
+    words = "3 layers, blocks 0 and 2 without attention, Softmax, AdamW 0.0003, in bfloat16"
+    long = {
+        arm: [run._replace(manifest={**run.manifest, "label": words}) for run in each] for arm, each in runs.items()
+    }
+    figure = figures.residual_norms(long)
+    figure.canvas.draw()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= legend.x0 < legend.x1 <= page.x1
 
 
 def test_residual_norms_of_a_block_share_one_scale() -> None:

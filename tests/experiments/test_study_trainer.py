@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.studies import bigram_backcopy
 from experiments.studies.bigram_backcopy import Product, Trainer
+from jaxsink.models import TransformerConfig
 from jaxsink.tasks import BigramBackcopy
-from jaxsink.training import HoldNorm, HoldValue, UniformAttention
+from jaxsink.training import HoldNorm, HoldValue, TrainConfig, UniformAttention
 
 # Log points, blocks, token ids with <s>, and positions of the tiny run.
 P, L, IDS, T = 5, 1, 7, 8
@@ -127,6 +128,12 @@ def test_manifest_has_what_reader_and_figures_need(tiny: ModuleType, whole: list
     assert manifest["seconds"] > 0
     for part in ("1 layer", "Softmax", "AdamW 0.003", "d 8", "T 8", "batch 4", "40 steps"):
         assert part in manifest["label"]
+
+
+def test_a_label_says_which_parts_are_left_out() -> None:
+    run = TrainConfig(model=TransformerConfig(n_layers=3, layers_without_attention=(0, 2), layers_without_mlp=(1,)))
+    words = "3 layers, blocks 0 and 2 without attention, block 1 without MLP, Softmax, "
+    assert bigram_backcopy.label(run).startswith(words)
 
 
 def test_seeds_differ_and_the_same_seed_does_not(trainer: Trainer, whole: list[Product], tmp_path: Path) -> None:
