@@ -74,7 +74,7 @@ def test_a_control_can_be_read(claim):
     control = claim.control
     # A claim that is refuted needs a control that the same measures support.
     refuted = ("TH3b", "BB12", "LM1b", "WV2b", "WV3", "WV5b", "WV5c", "WV6b", "WV7b", "LM3", "LM4b", "WV8b", "WV8e")
-    refuted += ("LM7", "LM7b", "OQ3b")
+    refuted += ("LM7", "LM7b", "OQ3a", "OQ3b")
     assert control.expected == ("supported" if claim.id in refuted else "refuted")
     assert control.setting
     # It differs from the claim: by its arms, or by what is measured.
