@@ -220,6 +220,15 @@ def test_infinite_and_undefined_numbers_are_shown(five: dict[str, Any], tmp_path
     assert "passage as the tolerance ∞ – 1 any value" in card
 
 
+def test_many_runs_do_not_stand_before_the_verdicts(five: dict[str, Any], tmp_path: Path) -> None:
+    few = page(five | {"sizes": [f"run {i}" for i in range(6)]}, {}, tmp_path)
+    assert "run 5" in [text for _, text in few.all("dd")]
+    assert not few.all("li")
+    many = page(five | {"sizes": [f"run {i}" for i in range(7)]}, {}, tmp_path)
+    assert "7 kinds" in [text for _, text in many.all("summary")]
+    assert [text for _, text in many.all("li")] == [f"run {i}" for i in range(7)]
+
+
 def test_an_interval_over_samples_stands_below_that_over_seeds(five: dict[str, Any], tmp_path: Path) -> None:
     entry = five["claims"][0]
     entry["measures"] = [made_up.measure("passage", [1.0], None, None) | {"ci95": [1, 3], "ci95_samples": [1.5, 2.5]}]
