@@ -160,7 +160,7 @@ def save(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> tuple[P
     # The layout is found once: that takes as long as the drawing, and would come out the same. A figure that has any
     # engine, "none" included, is drawn once more by savefig for it.
     with style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
-        if layout is not None:
+        if layout is not None and figure.axes:
             layout.execute(figure)
         figure.set_layout_engine(None)
         for target in targets:

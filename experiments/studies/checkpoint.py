@@ -91,11 +91,11 @@ def cost(spec: Passages) -> float:
 
 
 _loading = threading.Lock()
-_load = lru_cache(maxsize=2)(load)
+_load = lru_cache(maxsize=3)(load)
 
 
 def loaded(model: str) -> Loaded:
-    """A checkpoint by name or path. The last two are kept: many specifications look at a decoder and an encoder."""
+    """A checkpoint by name or path. The last three are kept: a decoder, an encoder and one without a sink."""
     with _loading:
         return _load(model)
 

@@ -104,7 +104,8 @@ def test_a_wrong_output_and_a_wrong_gradient_show_in_the_error(monkeypatch: pyte
 
 @pytest.mark.parametrize("want", ["received", "on_keys"])
 def test_what_is_wanted_is_measured(want: str) -> None:
-    assert 0.0 < measure(Case("relu", STREAMED, False, TINY, want)).error < 1e-6
+    # Over few tokens rounding may come out alike: on some processors it does for 16.
+    assert 0.0 < measure(Case("relu", STREAMED, False, replace(TINY, length=128), want)).error < 1e-6
 
 
 def test_a_variant_that_reads_x_is_measured() -> None:

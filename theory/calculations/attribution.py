@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsink.models import Transformer, TransformerConfig, init
+from jaxsink.models import Transformer, TransformerConfig
 from jaxsink.probing import Add, Scale, Set, at, run, sites
 from jaxsink.tasks import BigramBackcopy, dirichlet
 from jaxsink.training import Program, TrainConfig, build, seed_keys
+from jaxsink.training.loop import initial
 from theory.calculations.base import Calculation
 from theory.calculations.minimal import Minimal
 from theory.construction import construct, log_law, log_rows, with_free
 
 Params = Any
 Free = tuple[jax.Array, jax.Array]
-_initial = jax.jit(init, static_argnums=0)
 
 
 # Random networks: in the pass and through a step -----------------------------------------------------------------
@@ -100,7 +100,7 @@ class WeightDerivatives(Calculation):
         for i in range(self.instances):
             of_params, of_tokens = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
             tokens = task.sample(of_tokens, self.batch, self.length)[:, :-1]
-            found.append(_derivatives(model, task, _initial(model, of_params), tokens, jnp.asarray(rate)))
+            found.append(_derivatives(model, task, initial(model, of_params), tokens, jnp.asarray(rate)))
         in_the_pass, after_a_step = (np.stack([np.asarray(x) for x in each]) for each in zip(*found, strict=True))
         return {"in_the_pass": in_the_pass, "after_a_step": after_a_step / rate}
 
