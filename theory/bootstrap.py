@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,38 +23,50 @@ class _Unsampled(Exception):
     """A measure reads what is not kept for each sample, or is not a number on some of them."""
 
 
-class _Resampled(Mapping[str, np.ndarray]):
-    """Arrays of one arm with the samples of all seeds in another order, some missing and some more than once."""
+@dataclass(frozen=True)
+class _Pooled:
+    """The samples of an arm in all seeds: `by_sample` with an axis of them, and `fixed`, which no draw changes."""
 
-    def __init__(self, runs: Sequence[Run], index: NDArray[np.intp]) -> None:
-        self._runs, self._index = runs, index
+    by_sample: Mapping[str, np.ndarray]
+    fixed: Mapping[str, np.ndarray]
+    manifest: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.by_sample.values()), ()))
+
+
+class _Resampled(Mapping[str, np.ndarray]):
+    """The arrays of an arm with some of its samples missing and some more than once."""
+
+    def __init__(self, pooled: _Pooled, index: NDArray[np.intp]) -> None:
+        self._pooled, self._index = pooled, index
 
     def __getitem__(self, name: str) -> np.ndarray:
-        each = [run.arrays[name] for run in self._runs]
-        if name in self._runs[0].manifest[BY_SAMPLE]:
-            return np.concatenate(each)[self._index]
-        # What no draw changes, as the vectors of positions, needs no samples.
-        if all(np.array_equal(each[0], other) for other in each[1:]):
-            return each[0]
+        if name in self._pooled.by_sample:
+            return self._pooled.by_sample[name][self._index]
+        if name in self._pooled.fixed:
+            return self._pooled.fixed[name]
         raise _Unsampled
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._runs[0].arrays)
+        return iter({**self._pooled.by_sample, **self._pooled.fixed})
 
     def __len__(self) -> int:
-        return len(self._runs[0].arrays)
+        return len(self._pooled.by_sample) + len(self._pooled.fixed)
 
 
-@dataclass(frozen=True)
-class _Pooled:
+class _Run(NamedTuple):
     arrays: Mapping[str, np.ndarray]
     manifest: Mapping[str, Any]
 
 
-def _samples(runs: Sequence[Run]) -> int | None:
-    """How many samples an arm has in all seeds; None where it does not say which of its arrays have them."""
-    names = runs[0].manifest.get(BY_SAMPLE)
-    return sum(len(run.arrays[names[0]]) for run in runs) if names else None
+def _pooled(runs: Sequence[Run]) -> _Pooled:
+    names = runs[0].manifest.get(BY_SAMPLE, ())
+    by_sample = {name: np.concatenate([run.arrays[name] for run in runs]) for name in names}
+    others = {name: [run.arrays[name] for run in runs] for name in runs[0].arrays if name not in by_sample}
+    fixed = {name: each[0] for name, each in others.items() if all(np.array_equal(each[0], x) for x in each[1:])}
+    return _Pooled(by_sample, fixed, runs[0].manifest)
 
 
 def sample_interval(measure: Measure, seeds: Sequence[Arms]) -> tuple[float, float] | None:
@@ -72,17 +84,15 @@ def sample_interval(measure: Measure, seeds: Sequence[Arms]) -> tuple[float, flo
 
     Source: elementary; Efron's percentile interval, as scipy has it.
     """
-    arms = {name: [seed[name] for seed in seeds] for name in seeds[0]}
-    counts = {name: count for name, runs in arms.items() if (count := _samples(runs)) is not None}
-    sizes = sorted(set(counts.values()))
-    if len(counts) < len(arms) or not sizes or sizes[0] < 2:
+    arms = {name: _pooled([seed[name] for seed in seeds]) for name in seeds[0]}
+    sizes = sorted({arm.count for arm in arms.values()})
+    if not sizes or sizes[0] < 2:
         return None
 
     def value(*chosen: NDArray[np.intp]) -> float:
         index = dict(zip(sizes, chosen, strict=True))
-        number = measure.extract(
-            {name: _Pooled(_Resampled(runs, index[counts[name]]), runs[0].manifest) for name, runs in arms.items()}
-        )
+        runs = {name: _Run(_Resampled(arm, index[arm.count]), arm.manifest) for name, arm in arms.items()}
+        number = measure.extract(runs)
         if not math.isfinite(number):
             raise _Unsampled
         return number

@@ -364,3 +364,14 @@ def test_long_runs_go_first_and_the_others_keep_their_order() -> None:
     works.append(work("many", 99, 99))
     order = ["longest", "long", "a", "b", "c", "many"]
     assert [each.name for each in runner._long_first(works)] == order
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_what_takes_long_is_begun_before_what_claims_want_first(
+    numbers: ModuleType, study: Any, store: EvidenceStore
+) -> None:
+    study.cost = lambda spec: 90.0 if spec.name == "other" else 0.1
+    recorder = Recorder()
+    verify(numbers.three(), "quick", SEEDS, store, recorder)
+    begun = [event.split()[1] for event in recorder.events if event.startswith("number ")]
+    assert begun.index("other") < begun.index("right")

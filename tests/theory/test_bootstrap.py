@@ -52,7 +52,8 @@ def test_it_is_the_percentile_interval_over_the_samples_of_all_seeds(parts: list
 
 
 def test_arms_of_as_many_samples_are_resampled_alike(parts: list[np.ndarray]) -> None:
-    difference = measure(lambda arms: float((arms["a"].arrays["x"] - arms["b"].arrays["x"]).mean()))
+    # The largest: that of the means is the same in any order.
+    difference = measure(lambda arms: float((arms["a"].arrays["x"] - arms["b"].arrays["x"]).max()))
     seeds = [{"a": run(x=part), "b": run(x=part - 2.0)} for part in parts]
     np.testing.assert_allclose(sample_interval(difference, seeds), (2.0, 2.0), rtol=1e-12)
     # One with fewer is drawn by itself.

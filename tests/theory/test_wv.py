@@ -11,8 +11,8 @@ import pytest
 from theory.checkpoint import COMPARED, MaskControl, Passages, PositionControl
 from theory.claim import Claim
 from theory.claims import wv, wv_controls
-from theory.claims.wv_arms import ARMS, ROW, SECOND, even, onset
-from theory.judge import Verdict, judge
+from theory.claims.wv_arms import ARMS, ROW, SECOND, even, onset, share
+from theory.judge import Verdict, judge, measured
 
 B, T = 3, 256
 LAYERS = {True: 20, False: 6}
@@ -105,6 +105,12 @@ def test_models_without_sinks_and_without_answers_to_controls_support_none(claim
     verdict = judged(claim, runs)
     # A claim that something does not happen can hold there; its control then shows that it says nothing.
     assert verdict.status in ("refuted", "check broken")
+
+
+def test_half_is_not_more_than_half() -> None:
+    runs = [{"a": Run({}, {})}] * 3
+    half, more = (measured(share("layers", lambda a, x=x: x, 0.5), runs).inside for x in (0.5, 0.51))  # type: ignore[misc]
+    assert (half, more) == (False, True)
 
 
 def test_even_attention_is_what_an_even_decoder_gives(runs: Any) -> None:
